@@ -1,0 +1,1 @@
+//! Packages of any Debian suite, through a private apt state.
