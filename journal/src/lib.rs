@@ -1,0 +1,3 @@
+//! The journal: what is written on media, and what it means.
+
+pub mod record;

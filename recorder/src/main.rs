@@ -1,0 +1,3 @@
+//! recorder
+
+fn main() {}

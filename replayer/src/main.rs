@@ -1,0 +1,3 @@
+//! replayer
+
+fn main() {}
