@@ -44,7 +44,10 @@ pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
             .iter()
             .map(|package| {
                 let files = apt.fetch(&["download", package])?;
-                files.into_iter().next().with_context(|| format!("apt names no file for package {package}"))
+                files
+                    .into_iter()
+                    .next()
+                    .with_context(|| format!("apt names no file for package {package}"))
             })
             .collect()
     })
@@ -61,7 +64,12 @@ pub(crate) fn download_with_deps(suite: &str, packages: &[&str]) -> Result<Vec<P
     let mut args = vec!["install"];
     args.extend(packages);
     apt.retry_with_fresh_lists(|apt| apt.fetch(&args))
-        .with_context(|| format!("download {} of Debian {suite} with dependencies", packages.join(" ")))
+        .with_context(|| {
+            format!(
+                "download {} of Debian {suite} with dependencies",
+                packages.join(" ")
+            )
+        })
 }
 
 /// The newest version of a package in a suite, or `None` when the suite has no such package.
@@ -73,8 +81,24 @@ pub(crate) fn candidate(suite: &str, package: &str) -> Result<Option<String>> {
     let _lock = apt.lock()?;
     apt.refresh(false)?;
     let text = setup::output(apt.command("apt-cache").args(["policy", package]))?;
-    let version = text.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+    let version = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "));
     Ok(version.filter(|v| *v != "(none)").map(str::to_owned))
+}
+
+/// The names of a suite's packages that begin with `prefix`, sorted.
+///
+/// # Errors
+/// As for [`download`].
+pub(crate) fn package_names(suite: &str, prefix: &str) -> Result<Vec<String>> {
+    let apt = PrivateApt::open(suite)?;
+    let _lock = apt.lock()?;
+    apt.refresh(false)?;
+    let text = setup::output(apt.command("apt-cache").args(["pkgnames", prefix]))?;
+    let mut names: Vec<String> = text.lines().map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Unpacks a package into a directory, without running its scripts.
@@ -91,27 +115,45 @@ pub(crate) fn extract(deb: &Path, dir: &Path) -> Result<()> {
 /// # Errors
 /// When this machine's apt knows no Debian mirror.
 pub(crate) fn mirror(suite: &str) -> Result<String> {
-    let targets = setup::output(
-        Command::new("apt-get").args(["indextargets", "--format", "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"]),
-    )?;
+    let targets = setup::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(CREATED_BY)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
+    ]))?;
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
-    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or("sid");
+    let codename = release
+        .lines()
+        .find_map(|l| l.strip_prefix("VERSION_CODENAME="))
+        .unwrap_or("sid");
     let is_debian = release.lines().any(|l| l == "ID=debian");
-    let found = if is_debian { pick_mirror(&targets, codename.trim_matches('"'), suite) } else { None };
+    let found = if is_debian {
+        pick_mirror(&targets, codename.trim_matches('"'), suite)
+    } else {
+        None
+    };
     found.context("find a Debian mirror: this machine's apt configuration names none")
 }
 
 /// Chooses among `CREATED_BY|REPO_URI|RELEASE|COMPONENT` lines: security suites have mirrors of their own.
 fn pick_mirror(targets: &str, codename: &str, suite: &str) -> Option<String> {
     let own: Vec<String> = if suite.ends_with("-security") {
-        vec![format!("{codename}-security"), "stable-security".into(), "testing-security".into()]
+        vec![
+            format!("{codename}-security"),
+            "stable-security".into(),
+            "testing-security".into(),
+        ]
     } else {
-        [codename, "stable", "testing", "unstable", "sid"].iter().map(|s| (*s).to_owned()).collect()
+        [codename, "stable", "testing", "unstable", "sid"]
+            .iter()
+            .map(|s| (*s).to_owned())
+            .collect()
     };
     targets.lines().find_map(|line| {
         let mut fields = line.split('|');
-        let (created_by, uri, release, component) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        (created_by == "Packages" && component == "main" && own.iter().any(|o| o == release)).then(|| uri.to_owned())
+        let (created_by, uri, release, component) =
+            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        (created_by == "Packages" && component == "main" && own.iter().any(|o| o == release))
+            .then(|| uri.to_owned())
     })
 }
 
@@ -129,8 +171,16 @@ impl PrivateApt {
             "{suite:?} is not the name of a Debian suite"
         );
         let cache = setup::cache_dir()?;
-        let apt = Self { suite: suite.to_owned(), dir: cache.join("apt").join(suite), debs: cache.join("debs") };
-        for dir in [apt.dir.join("lists/partial"), apt.dir.join("archives/partial"), apt.debs.clone()] {
+        let apt = Self {
+            suite: suite.to_owned(),
+            dir: cache.join("apt").join(suite),
+            debs: cache.join("debs"),
+        };
+        for dir in [
+            apt.dir.join("lists/partial"),
+            apt.dir.join("archives/partial"),
+            apt.debs.clone(),
+        ] {
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
         apt.write_config()?;
@@ -174,27 +224,38 @@ impl PrivateApt {
         text += "APT::Architectures { \"amd64\"; };\n";
         write_if_changed(&self.dir.join("apt.conf"), &text)?;
         write_if_changed(&self.dir.join("status"), "")?;
-        let source = format!("deb [signed-by={KEYRING}] {} {} main\n", mirror(&self.suite)?, self.suite);
+        let source = format!(
+            "deb [signed-by={KEYRING}] {} {} main\n",
+            mirror(&self.suite)?,
+            self.suite
+        );
         write_if_changed(&self.dir.join("sources.list"), &source)
     }
 
     fn command(&self, program: &str) -> Command {
         let mut cmd = Command::new(program);
-        cmd.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8");
+        cmd.env("APT_CONFIG", self.dir.join("apt.conf"))
+            .env("LC_ALL", "C.UTF-8");
         cmd
     }
 
     /// Fetches the suite's package lists when there are none, when they are old, or when told to.
     fn refresh(&self, always: bool) -> Result<()> {
         let stamp = self.dir.join("lists.stamp");
-        let age = fs::metadata(&stamp).and_then(|m| m.modified()).ok().map(|at| SystemTime::now().duration_since(at));
+        let age = fs::metadata(&stamp)
+            .and_then(|m| m.modified())
+            .ok()
+            .map(|at| SystemTime::now().duration_since(at));
         let fresh = matches!(age, Some(Ok(age)) if age < LISTS_AGE_MAX);
         if fresh && !always {
             return Ok(());
         }
         say(&format!("fetching the package lists of Debian {}", self.suite));
         // A plain update succeeds with a warning when a mirror does not answer; that would pin stale lists.
-        setup::run_quiet(self.command("apt-get").args(["--quiet=2", "--error-on=any", "update"]))?;
+        setup::run_quiet(
+            self.command("apt-get")
+                .args(["--quiet=2", "--error-on=any", "update"]),
+        )?;
         fs::write(&stamp, "").context("write time stamp of the package lists")
     }
 
@@ -213,11 +274,23 @@ impl PrivateApt {
 
     /// Asks apt which files an action (`download NAME`, `install NAME...`) needs, and fetches the missing ones.
     fn fetch(&self, action: &[&str]) -> Result<Vec<PathBuf>> {
-        let plan = setup::output(self.command("apt-get").args(["--yes", "--print-uris", "--quiet=2"]).args(action))?;
+        let plan = setup::output(
+            self.command("apt-get")
+                .args(["--yes", "--print-uris", "--quiet=2"])
+                .args(action),
+        )?;
         let wanted: Vec<Wanted> = plan.lines().filter_map(parse_uri_line).collect();
-        let missing: BTreeSet<String> = wanted.iter().filter(|w| !w.is_at(&self.debs)).map(Wanted::request).collect();
+        let missing: BTreeSet<String> = wanted
+            .iter()
+            .filter(|w| !w.is_at(&self.debs))
+            .map(Wanted::request)
+            .collect();
         if !missing.is_empty() {
-            let bytes: u64 = wanted.iter().filter(|w| !w.is_at(&self.debs)).map(|w| w.bytes).sum();
+            let bytes: u64 = wanted
+                .iter()
+                .filter(|w| !w.is_at(&self.debs))
+                .map(|w| w.bytes)
+                .sum();
             say(&format!(
                 "downloading {} package(s) of Debian {}, {} MiB",
                 missing.len(),
@@ -227,7 +300,11 @@ impl PrivateApt {
             self.download_into_cache(&missing)?;
         }
         for file in &wanted {
-            ensure!(file.is_at(&self.debs), "package {} did not arrive whole", file.name);
+            ensure!(
+                file.is_at(&self.debs),
+                "package {} did not arrive whole",
+                file.name
+            );
         }
         Ok(wanted.iter().map(|w| self.debs.join(&w.name)).collect())
     }
@@ -236,7 +313,11 @@ impl PrivateApt {
     fn download_into_cache(&self, requests: &BTreeSet<String>) -> Result<()> {
         let scratch = tempfile::tempdir_in(&self.dir).context("create scratch directory")?;
         let mut cmd = self.command("apt-get");
-        setup::run_quiet(cmd.args(["--quiet=2", "download"]).args(requests).current_dir(scratch.path()))?;
+        setup::run_quiet(
+            cmd.args(["--quiet=2", "download"])
+                .args(requests)
+                .current_dir(scratch.path()),
+        )?;
         for entry in fs::read_dir(scratch.path()).context("list downloaded packages")? {
             let entry = entry.context("list downloaded packages")?;
             let to = self.debs.join(entry.file_name());
@@ -270,8 +351,14 @@ impl Wanted {
 /// Reads a line of `apt-get --print-uris`: `'URI' file-name size hash`.
 fn parse_uri_line(line: &str) -> Option<Wanted> {
     let mut words = line.strip_prefix('\'')?.split_once("' ")?.1.split(' ');
-    let name = words.next().filter(|n| n.ends_with(".deb") && !n.contains('/'))?.to_owned();
-    Some(Wanted { name, bytes: words.next()?.parse().ok()? })
+    let name = words
+        .next()
+        .filter(|n| n.ends_with(".deb") && !n.contains('/'))?
+        .to_owned();
+    Some(Wanted {
+        name,
+        bytes: words.next()?.parse().ok()?,
+    })
 }
 
 /// Leaves an unchanged file alone, so that apt's own caches stay valid.
@@ -280,10 +367,15 @@ fn write_if_changed(path: &Path, text: &str) -> Result<()> {
         return Ok(());
     }
     // Another run may read it at this moment: it must never see half of it.
-    let Some(dir) = path.parent() else { bail!("{} has no directory", path.display()) };
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(|| format!("create file in {}", dir.display()))?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
-    file.persist(path).with_context(|| format!("write {}", path.display()))?;
+    let Some(dir) = path.parent() else {
+        bail!("{} has no directory", path.display())
+    };
+    let mut file =
+        tempfile::NamedTempFile::new_in(dir).with_context(|| format!("create file in {}", dir.display()))?;
+    std::io::Write::write_all(&mut file, text.as_bytes())
+        .with_context(|| format!("write {}", path.display()))?;
+    file.persist(path)
+        .with_context(|| format!("write {}", path.display()))?;
     Ok(())
 }
 
@@ -296,8 +388,14 @@ mod tests {
 
     #[test]
     fn mirrors_come_from_the_machines_own_suite() {
-        assert_eq!(pick_mirror(TARGETS, "bookworm", "trixie-backports").as_deref(), Some("m:/debian/"));
-        assert_eq!(pick_mirror(TARGETS, "bookworm", "trixie-security").as_deref(), Some("m:/security/"));
+        assert_eq!(
+            pick_mirror(TARGETS, "bookworm", "trixie-backports").as_deref(),
+            Some("m:/debian/")
+        );
+        assert_eq!(
+            pick_mirror(TARGETS, "bookworm", "trixie-security").as_deref(),
+            Some("m:/security/")
+        );
         assert_eq!(pick_mirror(TARGETS, "noble", "trixie"), None);
     }
 
@@ -305,7 +403,13 @@ mod tests {
     fn uri_lines_give_file_and_size() {
         let line = "'m:/pool/main/r/rustc/rust-src_1%3a1.95_all.deb' rust-src_1%3a1.95_all.deb 123 SHA256:ab";
         let wanted = parse_uri_line(line).expect("a package");
-        assert_eq!(wanted, Wanted { name: "rust-src_1%3a1.95_all.deb".into(), bytes: 123 });
+        assert_eq!(
+            wanted,
+            Wanted {
+                name: "rust-src_1%3a1.95_all.deb".into(),
+                bytes: 123
+            }
+        );
         assert_eq!(wanted.request(), "rust-src=1:1.95");
         assert_eq!(parse_uri_line("Reading package lists..."), None);
     }

@@ -21,7 +21,11 @@ use clap::{Parser, Subcommand};
 pub(crate) type Outcome = anyhow::Result<ExitCode>;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Builds, tests, demonstrates and deploys tapeworm")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, tests, demonstrates and deploys tapeworm"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -21,7 +21,9 @@ pub(crate) fn say(text: &str) {
 
 /// Says that a command or option comes with later work; exit code 2 (usage).
 pub(crate) fn not_there_yet(what: &str, comes_with: &str) -> ExitCode {
-    say(&format!("error: {what} is not there yet, it comes with {comes_with}"));
+    say(&format!(
+        "error: {what} is not there yet, it comes with {comes_with}"
+    ));
     ExitCode::from(2)
 }
 
@@ -36,11 +38,17 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()) {
         Some(dir) => PathBuf::from(dir),
         None => {
-            let home = env::var_os("HOME").filter(|v| !v.is_empty()).context("neither XDG_CACHE_HOME nor HOME is set")?;
+            let home = env::var_os("HOME")
+                .filter(|v| !v.is_empty())
+                .context("neither XDG_CACHE_HOME nor HOME is set")?;
             PathBuf::from(home).join(".cache")
         }
     };
-    ensure!(base.is_absolute(), "cache directory {} is not absolute", base.display());
+    ensure!(
+        base.is_absolute(),
+        "cache directory {} is not absolute",
+        base.display()
+    );
     let dir = base.join("tapeworm");
     fs::create_dir_all(&dir).with_context(|| format!("create cache directory {}", dir.display()))?;
     Ok(dir)
@@ -49,7 +57,10 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
 /// A command line as a user would type it, for messages.
 fn shown(cmd: &Command) -> String {
     let words = std::iter::once(cmd.get_program()).chain(cmd.get_args());
-    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|w| w.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Runs a command with our own stderr; its stdout goes to stderr too, which is where progress belongs.
@@ -71,7 +82,10 @@ pub(crate) fn run(cmd: &mut Command) -> Result<()> {
 /// # Errors
 /// When it cannot be started, ends with anything but success, or prints something that is not UTF-8.
 pub(crate) fn output(cmd: &mut Command) -> Result<String> {
-    let out = cmd.stdin(Stdio::null()).output().with_context(|| format!("start {}", shown(cmd)))?;
+    let out = cmd
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", shown(cmd)))?;
     ensure!(
         out.status.success(),
         "`{}` ended with {}: {}",
@@ -87,9 +101,16 @@ pub(crate) fn output(cmd: &mut Command) -> Result<String> {
 /// # Errors
 /// When it cannot be started, or ends with anything but success.
 pub(crate) fn run_quiet(cmd: &mut Command) -> Result<()> {
-    let out = cmd.stdin(Stdio::null()).output().with_context(|| format!("start {}", shown(cmd)))?;
+    let out = cmd
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", shown(cmd)))?;
     if !out.status.success() {
-        eprint!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        eprint!(
+            "{}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
         bail!("`{}` ended with {}", shown(cmd), out.status);
     }
     Ok(())
@@ -110,12 +131,18 @@ pub(crate) fn ensure_packages(names: &[&str]) -> Result<()> {
         apt_get(&["--quiet=2", "update"], &[], false)?;
         fs::write(lists_stamp()?, "").context("write time stamp of the package lists")?;
     }
-    apt_get(&["--quiet=2", "--yes", "--no-install-recommends", "install"], &missing, false)
-        .with_context(|| format!("install packages {}", missing.join(" ")))
+    apt_get(
+        &["--quiet=2", "--yes", "--no-install-recommends", "install"],
+        &missing,
+        false,
+    )
+    .with_context(|| format!("install packages {}", missing.join(" ")))
 }
 
 fn is_installed(name: &str) -> bool {
-    let query = Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", name]).output();
+    let query = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", name])
+        .output();
     query.is_ok_and(|out| out.status.success() && out.stdout == b"installed")
 }
 
@@ -127,14 +154,22 @@ fn package_lists_old() -> Result<bool> {
     let Ok(updated) = fs::metadata(lists_stamp()?).and_then(|m| m.modified()) else {
         return Ok(true);
     };
-    Ok(SystemTime::now().duration_since(updated).is_ok_and(|age| age > PACKAGE_LISTS_AGE_MAX))
+    Ok(SystemTime::now()
+        .duration_since(updated)
+        .is_ok_and(|age| age > PACKAGE_LISTS_AGE_MAX))
 }
 
 /// Runs apt-get, through sudo when we are not root.
 fn apt_get(options: &[&str], packages: &[&str], quiet: bool) -> Result<()> {
     let root = output(Command::new("id").arg("-u"))?.trim() == "0";
-    let mut cmd = if root { Command::new("env") } else { Command::new("sudo") };
-    cmd.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(options).args(packages);
+    let mut cmd = if root {
+        Command::new("env")
+    } else {
+        Command::new("sudo")
+    };
+    cmd.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+        .args(options)
+        .args(packages);
     if quiet {
         cmd.stdout(Stdio::null()).stderr(Stdio::null());
         let status = cmd.status().with_context(|| format!("start {}", shown(&cmd)))?;
