@@ -1,14 +1,152 @@
-//! `cargo xtask vm`: being written.
+//! `cargo xtask vm`: virtual machines with Debian's own kernels, for any workload.
+//!
+//! Owns the command line of `vm` and what its commands share: run directories and the project's binaries for the
+//! guest. The machine itself is in `machine`, what the guests boot in `kernel` and `root`.
 
-use clap::Args;
+mod cpio;
+pub(crate) mod kernel;
+mod kvm;
+pub(crate) mod machine;
+pub(crate) mod root;
+mod run;
 
-use crate::Outcome;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, Subcommand};
+
+use self::machine::Disk;
+use crate::build::{self, Profile};
+use crate::{Outcome, setup, toolchain};
+
+/// Programs of the host that a run needs.
+const HOST_PACKAGES: &[&str] = &["qemu-system-x86"];
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Args)]
-pub(crate) struct VmArgs {}
+pub(crate) struct VmArgs {
+    #[command(subcommand)]
+    command: VmCommand,
+}
+
+#[derive(Subcommand)]
+enum VmCommand {
+    /// Boot a kernel and run a script as root in the Debian guest; ends with the script's exit code
+    Run(run::RunArgs),
+}
 
 /// Runs the command.
-pub(crate) fn run(_args: VmArgs) -> Outcome {
-    anyhow::bail!("vm is being written")
+pub(crate) fn run(args: VmArgs) -> Outcome {
+    match args.command {
+        VmCommand::Run(args) => run::run(args),
+    }
+}
+
+/// Installs what the host needs to run machines.
+///
+/// # Errors
+/// When packages are missing and cannot be installed.
+pub(crate) fn ensure_host() -> Result<()> {
+    setup::ensure_packages(HOST_PACKAGES)
+}
+
+/// A directory of one run, below `target/vm`; the caller removes it when nobody needs it any more.
+pub(crate) fn run_dir(what: &str) -> Result<PathBuf> {
+    let all = setup::workspace_root().join("target/vm");
+    fs::create_dir_all(&all).with_context(|| format!("create {}", all.display()))?;
+    let dir = tempfile::Builder::new().prefix(&format!("{what}-")).tempdir_in(&all).context("create run directory")?;
+    Ok(dir.keep())
+}
+
+/// One of the project's programs, as it was built last, without its debug information: it travels to every guest.
+///
+/// # Errors
+/// When it has not been built.
+pub(crate) fn stripped(name: &str) -> Result<PathBuf> {
+    let built = build::bin_dir(Profile::Dev).join(name);
+    let dir = setup::workspace_root().join("target/vm/bin");
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    let (to, part) = (dir.join(name), dir.join(format!("{name}.{}", std::process::id())));
+    let built_at = fs::metadata(&built).and_then(|m| m.modified()).with_context(|| format!("look at {}", built.display()))?;
+    if fs::metadata(&to).and_then(|m| m.modified()).is_ok_and(|at| at > built_at) {
+        return Ok(to);
+    }
+    setup::run_quiet(Command::new("strip").arg("--strip-debug").arg("-o").arg(&part).arg(&built))?;
+    fs::rename(&part, &to).with_context(|| format!("move {}", to.display()))?;
+    Ok(to)
+}
+
+/// Builds one program of the tests.
+fn build_test_program(name: &str) -> Result<()> {
+    let mut cmd = toolchain::cargo();
+    cmd.current_dir(setup::workspace_root()).args(["build", "--quiet", "--package", "tests", "--bin", name]);
+    setup::run(&mut cmd).with_context(|| format!("build {name}"))
+}
+
+/// `HOST:GUEST`, split at the last colon that is followed by an absolute path.
+fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
+    let (host, guest) = text.rsplit_once(":/").ok_or("want HOST:GUEST with an absolute GUEST path")?;
+    if host.is_empty() || guest.is_empty() {
+        return Err("want HOST:GUEST with an absolute GUEST path".into());
+    }
+    Ok((PathBuf::from(host), format!("/{guest}")))
+}
+
+/// Where a disk of a run comes from.
+#[derive(Clone, Debug)]
+pub(crate) enum DiskSource {
+    /// A blank one of this size, thrown away after the run.
+    Blank {
+        /// Size, MiB.
+        mib: u64,
+    },
+    /// A raw image, written in place.
+    Image(PathBuf),
+}
+
+/// A number is the size in MiB of a blank disk, anything else the file name of a raw image.
+fn parse_disk(text: &str) -> Result<DiskSource, String> {
+    match text.parse::<u64>() {
+        Ok(0) => Err("a disk needs a size".into()),
+        Ok(mib) => Ok(DiskSource::Blank { mib }),
+        Err(_) => Ok(DiskSource::Image(PathBuf::from(text))),
+    }
+}
+
+impl DiskSource {
+    /// The disk, its image in `dir` when it is a blank one.
+    ///
+    /// # Errors
+    /// When the image cannot be made or does not exist.
+    pub(crate) fn open(&self, dir: &Path, name: &str, usb: bool) -> Result<Disk> {
+        let image = match self {
+            Self::Blank { mib } => blank_image(dir, name, *mib)?,
+            Self::Image(path) => {
+                fs::canonicalize(path).with_context(|| format!("find disk image {}", path.display()))?
+            }
+        };
+        Ok(Disk { image, name: name.to_string(), usb, read_only: false })
+    }
+}
+
+/// A sparse raw image without content.
+///
+/// # Errors
+/// When it exists already or cannot be made.
+pub(crate) fn blank_image(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
+    let image = dir.join(format!("{name}.img"));
+    ensure!(mib <= 1 << 20, "a disk of {mib} MiB is too large");
+    let file = fs::File::create_new(&image).with_context(|| format!("create disk image {}", image.display()))?;
+    file.set_len(mib << 20).with_context(|| format!("size disk image {}", image.display()))?;
+    Ok(image)
+}
+
+/// Makes sure that a script is there, and says so before minutes are spent on machines.
+fn check_script(script: &Path) -> Result<()> {
+    if !script.is_file() {
+        bail!("script {} is not a file", script.display());
+    }
+    Ok(())
 }

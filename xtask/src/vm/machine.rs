@@ -1,0 +1,368 @@
+//! One run of one virtual machine: QEMU's command line, its initramfs and disks, and watching it to the end.
+//!
+//! Owns the contract with `guest-init` (tests/src/bin/guest-init.rs): disks are found by serial number, output comes
+//! through named ports, and only the line `GUEST-EXIT n` on the control port counts as an end. It knows nothing of
+//! what a job does.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Serialize;
+
+use super::cpio::Archive;
+use super::kernel::Kernel;
+use super::kvm;
+use crate::setup;
+
+/// Console lines after which a guest is not worth waiting for.
+const FATAL_MARKERS: &[&str] =
+    &["Kernel panic", "BUG: ", "Oops: ", "soft lockup", "hard LOCKUP", "detected stalls on CPUs", "self-detected stall"];
+/// Console lines that are worth telling about, but do not end the run.
+const WARNING_MARKERS: &[&str] = &["WARNING: ", "blocked for more than"];
+/// How long a guest may still print its stack trace after a fatal marker.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(40);
+/// Lines of the console shown when a guest dies.
+const CONSOLE_TAIL_LINES: usize = 60;
+/// Room for what a job leaves in `/results`; sparse.
+const RESULTS_BYTES: u64 = 4 << 30;
+
+/// A disk of the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    /// Raw image on the host.
+    pub(crate) image: PathBuf,
+    /// Found in the guest as `/dev/guest/NAME`; at most 20 bytes, as virtio's serial numbers are.
+    pub(crate) name: String,
+    /// On a USB port instead of virtio.
+    pub(crate) usb: bool,
+    /// The guest cannot write to it.
+    pub(crate) read_only: bool,
+}
+
+/// Everything about one run.
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a Kernel,
+    /// Image of the Debian root; changes are thrown away.
+    pub(crate) root: &'a Path,
+    pub(crate) disks: Vec<Disk>,
+    /// Host path and absolute guest path of files and directories to bring in.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Program and arguments, run as root.
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) cwd: String,
+    /// Boot systemd first.
+    pub(crate) systemd: bool,
+    pub(crate) mem_mib: u32,
+    pub(crate) timeout: Duration,
+    /// Directory of the run: logs stay there, `/results` of the guest arrives in `results`.
+    pub(crate) dir: PathBuf,
+    /// Added to the kernel's command line.
+    pub(crate) kernel_args: String,
+}
+
+/// Where the job's output goes while it runs.
+pub(crate) trait Sink {
+    /// A piece of the job's stdout.
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// A piece of the job's stderr.
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// Passes everything on.
+pub(crate) struct Through;
+
+impl Sink for Through {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::stderr().lock().write_all(bytes)
+    }
+}
+
+/// How a run ended that did end as it should.
+pub(crate) struct Ended {
+    /// Exit code of the job.
+    pub(crate) code: u8,
+    /// Time from QEMU's start to its end.
+    pub(crate) took: Duration,
+    /// Warnings of the guest's kernel.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The job as `guest-init` reads it.
+#[derive(Serialize)]
+struct Job<'a> {
+    argv: &'a [String],
+    env: &'a [(String, String)],
+    cwd: &'a str,
+    systemd: bool,
+    root_serial: &'a str,
+    input_serial: Option<&'a str>,
+    results_serial: Option<&'a str>,
+    disks: Vec<&'a str>,
+    usb_disks: Vec<&'a str>,
+}
+
+impl Machine<'_> {
+    /// Boots, runs the job, collects its results.
+    ///
+    /// # Errors
+    /// When the guest dies, hangs, runs out of time, or ends without saying how; the end of its console is then on
+    /// stderr. A job that fails is not an error here: its exit code is in [`Ended`].
+    pub(crate) fn run(&self, sink: &mut dyn Sink) -> Result<Ended> {
+        fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
+        self.write_initramfs()?;
+        self.write_input()?;
+        let results = self.dir.join("results.tar");
+        File::create(&results).and_then(|f| f.set_len(RESULTS_BYTES)).context("create results disk")?;
+        for name in ["console", "stdout", "stderr", "control"] {
+            File::create(self.log(name)).with_context(|| format!("create {name} log"))?;
+        }
+        let started = Instant::now();
+        let mut qemu = Running(self.qemu()?.spawn().context("start qemu-system-x86_64")?);
+        let watched = self.watch(&mut qemu.0, sink);
+        drop(qemu);
+        let warnings = match watched {
+            Ok(warnings) => warnings,
+            Err(error) => {
+                self.show_console_tail();
+                return Err(error);
+            }
+        };
+        let Some(code) = self.exit_code()? else {
+            self.show_console_tail();
+            bail!("the guest ended without the exit code of its job");
+        };
+        self.unpack_results(&results)?;
+        for bulky in ["initramfs", "input.cpio", "results.tar"] {
+            fs::remove_file(self.dir.join(bulky)).with_context(|| format!("remove {bulky}"))?;
+        }
+        Ok(Ended { code, took: started.elapsed(), warnings })
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
+    }
+
+    fn write_initramfs(&self) -> Result<()> {
+        let job = Job {
+            argv: &self.argv,
+            env: &self.env,
+            cwd: &self.cwd,
+            systemd: self.systemd,
+            root_serial: "guest-root",
+            input_serial: Some("guest-input"),
+            results_serial: Some("guest-results"),
+            disks: self.disks.iter().filter(|d| !d.usb).map(|d| d.name.as_str()).collect(),
+            usb_disks: self.disks.iter().filter(|d| d.usb).map(|d| d.name.as_str()).collect(),
+        };
+        let mut out = BufWriter::new(File::create(self.dir.join("initramfs")).context("create initramfs")?);
+        io::copy(&mut File::open(&self.kernel.modules).context("open modules archive")?, &mut out)
+            .context("copy modules archive")?;
+        let mut archive = Archive::new(out);
+        archive.tree(&guest_init()?, "init")?;
+        archive.bytes("job.json", 0o644, &serde_json::to_vec(&job).context("describe the job")?)?;
+        archive.finish()?;
+        Ok(())
+    }
+
+    fn write_input(&self) -> Result<()> {
+        let file = File::create(self.dir.join("input.cpio")).context("create input disk")?;
+        let mut archive = Archive::new(BufWriter::new(file));
+        for (host, guest) in &self.files {
+            ensure!(guest.starts_with('/'), "guest path {guest} is not absolute");
+            archive.tree(host, guest).with_context(|| format!("bring {} into the guest", host.display()))?;
+        }
+        archive.finish()?;
+        Ok(())
+    }
+
+    fn qemu(&self) -> Result<Command> {
+        let accel = if kvm::usable(self.kernel)? { ["-accel", "kvm", "-cpu", "host"] } else { TCG };
+        let mut cmd = Command::new("qemu-system-x86_64");
+        cmd.args(accel).args(["-smp", "2", "-m", &format!("{}M", self.mem_mib)]);
+        cmd.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
+        cmd.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg("initramfs");
+        cmd.args(["-append", &format!("{KERNEL_ARGS} {}", self.kernel_args)]);
+        cmd.args(["-serial", "file:console.log", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+        for port in ["stdout", "stderr", "control"] {
+            cmd.args(["-chardev", &format!("file,id={port},path={port}.log")]);
+            cmd.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
+        }
+        // The job's disks come first, so that they also are vda, vdb, ... in the order given.
+        for disk in self.disks.iter().filter(|d| !d.usb) {
+            add_disk(&mut cmd, &disk.image, &disk.name, disk.read_only, false)?;
+        }
+        add_disk(&mut cmd, self.root, "guest-root", false, true)?;
+        add_disk(&mut cmd, Path::new("input.cpio"), "guest-input", true, false)?;
+        add_disk(&mut cmd, Path::new("results.tar"), "guest-results", false, false)?;
+        if self.disks.iter().any(|d| d.usb) {
+            cmd.args(["-device", "qemu-xhci,id=usb"]);
+        }
+        for disk in self.disks.iter().filter(|d| d.usb) {
+            cmd.arg("-drive").arg(drive(&disk.image, &disk.name, disk.read_only, false)?);
+            // 512-byte blocks, a name and a serial number, as a stick from the shop.
+            cmd.args(["-device", &format!("usb-storage,bus=usb.0,drive={0},serial={0},removable=on", disk.name)]);
+        }
+        let log = File::create(self.log("qemu")).context("create QEMU log")?;
+        cmd.current_dir(&self.dir).stdin(Stdio::null()).stdout(log.try_clone().context("share QEMU log")?).stderr(log);
+        Ok(cmd)
+    }
+
+    /// Passes output on until QEMU ends; ends it when the guest is beyond help.
+    fn watch(&self, qemu: &mut Child, sink: &mut dyn Sink) -> Result<Vec<String>> {
+        let mut stdout = Tail::open(self.log("stdout"))?;
+        let mut stderr = Tail::open(self.log("stderr"))?;
+        let mut console = Lines::new(Tail::open(self.log("console"))?);
+        let started = Instant::now();
+        let mut warnings = Vec::new();
+        let mut fatal: Option<(String, Instant)> = None;
+        loop {
+            // Asked first: what is read after the end is all there is.
+            let ended = qemu.try_wait().context("wait for QEMU")?;
+            sink.stdout(&stdout.read()?).context("pass on output of the guest")?;
+            sink.stderr(&stderr.read()?).context("pass on output of the guest")?;
+            for line in console.read()? {
+                if WARNING_MARKERS.iter().any(|m| line.contains(m)) {
+                    warnings.push(line.clone());
+                }
+                if fatal.is_none() && FATAL_MARKERS.iter().any(|m| line.contains(m)) {
+                    fatal = Some((line, Instant::now()));
+                }
+            }
+            if let Some((line, since)) = &fatal
+                && (ended.is_some() || since.elapsed() > LAST_WORDS)
+            {
+                bail!("the guest's kernel failed: {line}");
+            }
+            if let Some(status) = ended {
+                let log = fs::read_to_string(self.log("qemu")).unwrap_or_default();
+                ensure!(status.success(), "QEMU ended with {status}: {}", log.trim());
+                return Ok(warnings);
+            }
+            if started.elapsed() > self.timeout {
+                bail!("the guest did not end within {} s", self.timeout.as_secs());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    fn show_console_tail(&self) {
+        let console = fs::read(self.log("console")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&console).replace('\r', "");
+        let lines: Vec<&str> = text.lines().collect();
+        let first = lines.len().saturating_sub(CONSOLE_TAIL_LINES);
+        setup::say("the end of the guest's console:");
+        for line in &lines[first..] {
+            eprintln!("    {line}");
+        }
+        setup::say(&format!("all of it: {}", self.log("console").display()));
+    }
+
+    /// The last line on the control port, if it is what `guest-init` ends with.
+    fn exit_code(&self) -> Result<Option<u8>> {
+        let text = fs::read_to_string(self.log("control")).context("read control log")?;
+        let last = text.lines().last().and_then(|line| line.strip_prefix("GUEST-EXIT "));
+        last.map(|code| code.parse().with_context(|| format!("read exit code {code:?}"))).transpose()
+    }
+
+    fn unpack_results(&self, archive: &Path) -> Result<()> {
+        let dir = self.dir.join("results");
+        fs::create_dir_all(&dir).context("create results directory")?;
+        let mut tar = Command::new("tar");
+        tar.arg("--extract").arg("--no-same-owner").arg("--file").arg(archive).arg("--directory").arg(&dir);
+        setup::run_quiet(&mut tar).context("unpack the results of the guest")
+    }
+}
+
+/// Ends QEMU however the run ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            _ = self.0.kill();
+            _ = self.0.wait();
+        }
+    }
+}
+
+/// Emulation that works everywhere. Without a PMU, which kernels would try to use and fail.
+pub(super) const TCG: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max,pmu=off"];
+
+/// Ends the guest on every kernel error, and gives slow emulation more time before it counts as locked up.
+pub(super) const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off \
+    watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 usb_storage.delay_use=0 net.ifnames=0 \
+    systemd.show_status=false random.trust_cpu=on tsc=reliable no_timer_check";
+
+fn drive(image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<String> {
+    let image = image.to_str().context("path of a disk image is not UTF-8")?;
+    ensure!(name.len() <= 20 && !name.contains(','), "disk name {name:?} is too long or has a comma");
+    // A comma in a value is written twice.
+    let image = image.replace(',', ",,");
+    let (ro, snap) = (if read_only { "on" } else { "off" }, if snapshot { "on" } else { "off" });
+    Ok(format!("id={name},if=none,format=raw,cache=unsafe,discard=unmap,file={image},readonly={ro},snapshot={snap}"))
+}
+
+fn add_disk(cmd: &mut Command, image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<()> {
+    cmd.args(["-drive", &drive(image, name, read_only, snapshot)?]);
+    cmd.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name}")]);
+    Ok(())
+}
+
+/// `guest-init`, without its debug information.
+pub(super) fn guest_init() -> Result<PathBuf> {
+    super::stripped("guest-init")
+}
+
+/// A growing file.
+struct Tail {
+    file: File,
+    at_bytes: u64,
+}
+
+impl Tail {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self { file, at_bytes: 0 })
+    }
+
+    /// What has been added since the last call.
+    fn read(&mut self) -> Result<Vec<u8>> {
+        self.file.seek(SeekFrom::Start(self.at_bytes)).context("seek in output of the guest")?;
+        let mut new = Vec::new();
+        self.file.read_to_end(&mut new).context("read output of the guest")?;
+        self.at_bytes += new.len() as u64;
+        Ok(new)
+    }
+}
+
+/// Whole lines of a growing file.
+struct Lines {
+    tail: Tail,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn new(tail: Tail) -> Self {
+        Self { tail, rest: Vec::new() }
+    }
+
+    fn read(&mut self) -> Result<Vec<String>> {
+        self.rest.extend(self.tail.read()?);
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Ok(Vec::new()) };
+        let whole: Vec<u8> = self.rest.drain(..=end).collect();
+        Ok(String::from_utf8_lossy(&whole).lines().map(|l| l.trim_end().to_string()).collect())
+    }
+}

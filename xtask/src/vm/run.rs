@@ -1,0 +1,141 @@
+//! `cargo xtask vm run`: one machine, one script.
+//!
+//! Owns the plain form, without recording: what is recorded and restored is the business of `roundtrip`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::kernel::{self, KernelLine};
+use super::machine::{Machine, Through};
+use super::{DiskSource, check_script, ensure_host, parse_disk, parse_file, root, run_dir, stripped};
+use crate::build::{self, Profile};
+use crate::{Outcome, setup};
+
+/// Where the script lies in the guest.
+pub(super) const GUEST_SCRIPT: &str = "/opt/job/script";
+
+/// Arguments of `cargo xtask vm run`.
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Kernel to boot
+    #[arg(long, value_enum)]
+    kernel: KernelLine,
+    /// Script (or any executable) to run as root; without a first line `#!...` bash runs it
+    #[arg(long)]
+    script: PathBuf,
+    /// Blank disk of so many MiB, or a raw image; in the guest /dev/guest/disk0, disk1, ... and /dev/vda, vdb, ...
+    #[arg(long, value_name = "MIB|IMAGE", value_parser = parse_disk)]
+    disk: Vec<DiskSource>,
+    /// The same on a USB port: /dev/guest/usb0, usb1, ...
+    #[arg(long, value_name = "MIB|IMAGE", value_parser = parse_disk)]
+    usb: Vec<DiskSource>,
+    /// File or directory to bring into the guest
+    #[arg(long, value_name = "HOST:GUEST", value_parser = parse_file)]
+    file: Vec<(PathBuf, String)>,
+    /// Further Debian package in the guest
+    #[arg(long, value_name = "DEB")]
+    package: Vec<String>,
+    /// Memory, MiB
+    #[arg(long, default_value_t = 2048)]
+    mem: u32,
+    /// Time the whole run may take, seconds
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    timeout: u64,
+    /// Boot systemd, and run the script when the system is up
+    #[arg(long)]
+    systemd: bool,
+    /// Build recorder, replayer and oracle and put them into the guest's /usr/local/bin
+    #[arg(long)]
+    binaries: bool,
+    /// Added to the kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    kernel_args: String,
+    /// Keep disks, logs and what the script left in /results in this directory
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+pub(super) fn run(args: RunArgs) -> Outcome {
+    check_script(&args.script)?;
+    ensure_host()?;
+    let kernel = kernel::ensure_kernel(args.kernel)?;
+    let root = root::ensure_root(&args.package)?;
+    super::build_test_program("guest-init")?;
+    let dir = run_dir("run")?;
+    let mut disks = Vec::new();
+    for (usb, sources, prefix) in [(false, &args.disk, "disk"), (true, &args.usb, "usb")] {
+        for (number, source) in sources.iter().enumerate() {
+            disks.push(source.open(&dir, &format!("{prefix}{number}"), usb)?);
+        }
+    }
+    let mut files = args.file.clone();
+    if args.binaries {
+        files.extend(project_binaries()?);
+    }
+    files.push((args.script.clone(), GUEST_SCRIPT.into()));
+    let machine = Machine {
+        kernel: &kernel,
+        root: &root,
+        disks,
+        files,
+        argv: script_command(&args.script)?,
+        env: Vec::new(),
+        cwd: "/root".into(),
+        systemd: args.systemd,
+        mem_mib: args.mem,
+        timeout: Duration::from_secs(args.timeout),
+        dir: dir.clone(),
+        kernel_args: args.kernel_args,
+    };
+    let ended = machine.run(&mut Through)?;
+    for warning in &ended.warnings {
+        setup::say(&format!("the guest's kernel warns: {warning}"));
+    }
+    setup::say(&format!(
+        "kernel {}: script ended with {} after {:.1} s",
+        kernel.release,
+        ended.code,
+        ended.took.as_secs_f64()
+    ));
+    finish(&dir, args.keep.as_deref())?;
+    Ok(ExitCode::from(ended.code))
+}
+
+/// Builds what the project is made of and says where it goes in the guest.
+pub(super) fn project_binaries() -> Result<Vec<(PathBuf, String)>> {
+    build::build_all(Profile::Dev)?;
+    ["recorder", "replayer", "oracle"]
+        .iter()
+        .map(|name| Ok((stripped(name)?, format!("/usr/local/bin/{name}"))))
+        .collect()
+}
+
+/// How the guest starts the script: itself when it can, otherwise through bash.
+pub(super) fn script_command(script: &Path) -> Result<Vec<String>> {
+    let start = fs::read(script).with_context(|| format!("read script {}", script.display()))?;
+    let mode = fs::metadata(script).with_context(|| format!("look at {}", script.display()))?.permissions().mode();
+    let itself = mode & 0o111 != 0 && (start.starts_with(b"#!") || start.starts_with(b"\x7fELF"));
+    Ok(if itself { vec![GUEST_SCRIPT.into()] } else { vec!["/bin/bash".into(), GUEST_SCRIPT.into()] })
+}
+
+/// Moves the run's directory to where the user wants it, or removes it.
+pub(super) fn finish(dir: &Path, keep: Option<&Path>) -> Result<()> {
+    let Some(keep) = keep else {
+        return fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()));
+    };
+    fs::create_dir_all(keep).with_context(|| format!("create {}", keep.display()))?;
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        // It may lie on another file system, so mv and not rename; images are sparse.
+        setup::run(std::process::Command::new("mv").arg("--force").arg(entry.path()).arg(keep))?;
+    }
+    fs::remove_dir(dir).with_context(|| format!("remove {}", dir.display()))?;
+    setup::say(&format!("kept in {}", keep.display()));
+    Ok(())
+}
