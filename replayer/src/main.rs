@@ -1,3 +1,8 @@
 //! replayer
+mod cli;
+mod exit;
+mod output;
+mod progress;
+mod restore;
 
 fn main() {}

@@ -1,0 +1,123 @@
+//! The command line: what can be asked. Owns no behaviour.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::restore::device::FsType;
+
+/// Rebuilds a file system from its journal.
+#[derive(Debug, Parser)]
+#[command(
+    name = "replayer",
+    version,
+    about = "Reads tapeworm media: rebuilds the recorded file system, checks and lists the journal",
+    after_help = "Results are on stdout, progress and logs on stderr.\n\
+        Exit codes: 0 ok, 1 failed, 2 usage, 3 finished but incomplete, 10 no journal there, 20 medium needed,\n\
+        30 integrity failure, 31 hole in the requested range."
+)]
+pub(crate) struct Cli {
+    /// Results and errors as one JSON document on stdout.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Rebuild the recorded tree in an empty directory, or on a blank disk.
+    Restore(RestoreArgs),
+    /// Read every segment: hashes, chain, and that every row decodes.
+    Verify(MediaArgs),
+    /// List the moments that can be restored by name, and the newest.
+    Points(PointsArgs),
+    /// Print the rows of the journal.
+    Dump(DumpArgs),
+}
+
+impl Command {
+    /// The directories to read.
+    pub(crate) fn media(&self) -> &[PathBuf] {
+        match self {
+            Self::Restore(args) => &args.media.media,
+            Self::Verify(args) => &args.media,
+            Self::Points(args) => &args.media.media,
+            Self::Dump(args) => &args.media.media,
+        }
+    }
+}
+
+/// Where the journal lies.
+#[derive(Args, Debug)]
+pub(crate) struct MediaArgs {
+    /// Directories where media are mounted; order does not matter.
+    #[arg(long = "medium", value_name = "DIR", required = true, num_args = 1..)]
+    pub(crate) media: Vec<PathBuf>,
+}
+
+/// `replayer restore`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("target").required(true).args(["to", "device"])))]
+pub(crate) struct RestoreArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Restore into this directory, which must be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Make a file system of the recorded type, label and uuid on this blank block device and restore into it.
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<PathBuf>,
+    /// Make this type of file system in place of the recorded one.
+    #[arg(long, value_name = "TYPE", requires = "device")]
+    pub(crate) mkfs: Option<FsType>,
+    /// Destroy what lies on the device.
+    #[arg(long, requires = "device")]
+    pub(crate) wipe: bool,
+    /// Which moment: seq:N, seq:EPOCH/N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
+    /// Which volume, where the media hold several.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+    /// Restore although a hole before the point was never repaired: list what cannot be trusted, exit with 3.
+    #[arg(long)]
+    pub(crate) allow_holes: bool,
+}
+
+/// `replayer points`.
+#[derive(Args, Debug)]
+pub(crate) struct PointsArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Only this volume.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+}
+
+/// `replayer dump`.
+#[derive(Args, Debug)]
+pub(crate) struct DumpArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// First sequence number.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) from: Option<u64>,
+    /// Last sequence number.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) to: Option<u64>,
+    /// One JSON object a line. Raw names are strings: printable UTF-8 as it is, a backslash as `\\`, other bytes as `\xNN`.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) json_lines: bool,
+    /// With the data of writes, in hexadecimal.
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Only this volume.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+}
