@@ -75,11 +75,13 @@ fn start() -> Result<()> {
         kernel_says("GUEST-PROBE-OK");
         power_off();
     }
-    let job: Job = serde_json::from_slice(&fs::read("/job.json").context("read /job.json")?).context("parse /job.json")?;
+    let job: Job = serde_json::from_slice(&fs::read("/job.json").context("read /job.json")?)
+        .context("parse /job.json")?;
     load_modules(Path::new("/modules.load"))?;
     let root = disk_by_serial(&job.root_serial)?;
     fs::create_dir_all(NEW_ROOT).context("create mount point of the root")?;
-    mount(&root, NEW_ROOT, "ext4", MountFlags::NOATIME, None).with_context(|| format!("mount {}", root.display()))?;
+    mount(&root, NEW_ROOT, "ext4", MountFlags::NOATIME, None)
+        .with_context(|| format!("mount {}", root.display()))?;
     enter_new_root()?;
     if let Some(serial) = &job.input_serial {
         unpack_input(&disk_by_serial(serial)?)?;
@@ -104,7 +106,10 @@ fn mount_kind(kind: &str, target: &str, flags: MountFlags, data: &str) -> Result
 
 /// Loads the modules that the list names, one path a line, in its order.
 fn load_modules(list: &Path) -> Result<()> {
-    for path in fs::read_to_string(list).with_context(|| format!("read {}", list.display()))?.lines() {
+    for path in fs::read_to_string(list)
+        .with_context(|| format!("read {}", list.display()))?
+        .lines()
+    {
         let module = File::open(path).with_context(|| format!("open module {path}"))?;
         match rustix::system::finit_module(&module, c"", 0) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -151,7 +156,10 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         if let Some(found) = look() {
             return Ok(found);
         }
-        ensure!(start.elapsed() < DISK_WAIT_MAX, "no {what} after {DISK_WAIT_MAX:?}");
+        ensure!(
+            start.elapsed() < DISK_WAIT_MAX,
+            "no {what} after {DISK_WAIT_MAX:?}"
+        );
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -162,7 +170,12 @@ fn enter_new_root() -> Result<()> {
     let modules = new.join("usr/lib/modules");
     fs::create_dir_all(&modules).context("create /usr/lib/modules")?;
     mount_bind("/lib/modules", &modules).context("bind the modules into the root")?;
-    for (kind, target) in [("proc", "proc"), ("sysfs", "sys"), ("devtmpfs", "dev"), ("tmpfs", "run")] {
+    for (kind, target) in [
+        ("proc", "proc"),
+        ("sysfs", "sys"),
+        ("devtmpfs", "dev"),
+        ("tmpfs", "run"),
+    ] {
         mount_kind(kind, &new.join(target).to_string_lossy(), MountFlags::empty(), "")?;
     }
     let run = new.join(RUN_DIR.trim_start_matches('/'));
@@ -179,7 +192,13 @@ fn enter_new_root() -> Result<()> {
 fn unpack_input(disk: &Path) -> Result<()> {
     let input = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
     let status = Command::new("/usr/bin/cpio")
-        .args(["--extract", "--make-directories", "--unconditional", "--quiet", "--no-absolute-filenames"])
+        .args([
+            "--extract",
+            "--make-directories",
+            "--unconditional",
+            "--quiet",
+            "--no-absolute-filenames",
+        ])
         .current_dir("/")
         .stdin(input)
         .status()
@@ -198,8 +217,11 @@ fn hand_over_to_systemd() -> Result<()> {
     let units = Path::new("/run/systemd/system");
     fs::create_dir_all(units.join("multi-user.target.wants")).context("create unit directory")?;
     fs::write(units.join("guest-job.service"), unit).context("write unit of the job")?;
-    symlink(units.join("guest-job.service"), units.join("multi-user.target.wants/guest-job.service"))
-        .context("enable unit of the job")?;
+    symlink(
+        units.join("guest-job.service"),
+        units.join("multi-user.target.wants/guest-job.service"),
+    )
+    .context("enable unit of the job")?;
     let error = std::os::unix::process::CommandExt::exec(Command::new("/sbin/init").env("container", ""));
     bail!("start systemd: {error}")
 }
@@ -225,7 +247,10 @@ fn prepare_plain_guest() -> Result<()> {
         symlink(target, link).with_context(|| format!("link {link}"))?;
     }
     fs::write("/proc/sys/kernel/hostname", "guest").context("set host name")?;
-    let loopback = Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status().context("start ip")?;
+    let loopback = Command::new("/usr/sbin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .context("start ip")?;
     ensure!(loopback.success(), "bring up loopback: {loopback}");
     Ok(())
 }
@@ -234,7 +259,9 @@ fn prepare_plain_guest() -> Result<()> {
 fn reap_until(pid: u32) -> Result<()> {
     loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((ended, _))) if u32::try_from(ended.as_raw_nonzero().get()).is_ok_and(|p| p == pid) => return Ok(()),
+            Ok(Some((ended, _))) if u32::try_from(ended.as_raw_nonzero().get()).is_ok_and(|p| p == pid) => {
+                return Ok(());
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => bail!("wait for the job: {error}"),
         }
@@ -244,7 +271,8 @@ fn reap_until(pid: u32) -> Result<()> {
 /// Runs the job with its output on the ports, saves its results, reports its exit code.
 fn run_job_and_report() -> Result<()> {
     let job: Job =
-        serde_json::from_slice(&fs::read(Path::new(RUN_DIR).join("job.json")).context("read job")?).context("parse job")?;
+        serde_json::from_slice(&fs::read(Path::new(RUN_DIR).join("job.json")).context("read job")?)
+            .context("parse job")?;
     link_disks(&job)?;
     fs::create_dir_all("/results").context("create /results")?;
     let code = run_job(&job)?;
@@ -276,7 +304,10 @@ fn run_job(job: &Job) -> Result<u8> {
         .args(args)
         .env_clear()
         .envs([
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
             ("HOME", "/root"),
             ("LANG", "C.UTF-8"),
             ("TERM", "dumb"),
@@ -295,7 +326,11 @@ fn run_job(job: &Job) -> Result<u8> {
         (child.stdout.take().map(std::os::fd::OwnedFd::from), "stdout"),
         (child.stderr.take().map(std::os::fd::OwnedFd::from), "stderr"),
     ] {
-        let (from, mut to, done) = (from.context("no pipe from the job")?, open_port(port)?, done.clone());
+        let (from, mut to, done) = (
+            from.context("no pipe from the job")?,
+            open_port(port)?,
+            done.clone(),
+        );
         relays += 1;
         thread::spawn(move || {
             if let Err(error) = relay(File::from(from), &mut to) {
@@ -307,7 +342,10 @@ fn run_job(job: &Job) -> Result<u8> {
     let status = child.wait().context("wait for the job")?;
     let end = Instant::now() + OUTPUT_GRACE;
     for _ in 0..relays {
-        if wait_done.recv_timeout(end.saturating_duration_since(Instant::now())).is_err() {
+        if wait_done
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+            .is_err()
+        {
             break;
         }
     }
@@ -340,7 +378,10 @@ fn open_port(name: &str) -> Result<File> {
         }
         None
     })?;
-    OpenOptions::new().write(true).open(&node).with_context(|| format!("open {}", node.display()))
+    OpenOptions::new()
+        .write(true)
+        .open(&node)
+        .with_context(|| format!("open {}", node.display()))
 }
 
 /// Writes `/results` as a tar archive straight onto the disk.
@@ -354,13 +395,16 @@ fn save_results(disk: &Path) -> Result<()> {
         .context("start tar")?;
     ensure!(status.success(), "save the results: {status}");
     let device = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
-    device.sync_all().with_context(|| format!("sync {}", disk.display()))
+    device
+        .sync_all()
+        .with_context(|| format!("sync {}", disk.display()))
 }
 
 /// The last line that the host waits for; without it the host takes the run for failed.
 fn report(code: u8) -> Result<()> {
     let mut port = open_port("control")?;
-    port.write_all(format!("GUEST-EXIT {code}\n").as_bytes()).context("report the exit code")
+    port.write_all(format!("GUEST-EXIT {code}\n").as_bytes())
+        .context("report the exit code")
 }
 
 /// Puts a line on the console through the kernel log, which works before any port exists.

@@ -23,7 +23,11 @@ pub(super) struct Archive<W: Write> {
 
 impl<W: Write> Archive<W> {
     pub(super) fn new(out: W) -> Self {
-        Self { out, written_bytes: 0, entries: 0 }
+        Self {
+            out,
+            written_bytes: 0,
+            entries: 0,
+        }
     }
 
     /// Adds a directory. Parents are not added by themselves.
@@ -59,7 +63,8 @@ impl<W: Write> Archive<W> {
             self.directory(path)?;
             for name in names {
                 let below = host.join(&name);
-                let meta = fs::symlink_metadata(&below).with_context(|| format!("look at {}", below.display()))?;
+                let meta =
+                    fs::symlink_metadata(&below).with_context(|| format!("look at {}", below.display()))?;
                 self.entry(&below, &format!("{path}/{}", name.to_string_lossy()), &meta)?;
             }
             return Ok(());
@@ -71,11 +76,20 @@ impl<W: Write> Archive<W> {
             self.write(target)?;
             return self.pad();
         }
-        ensure!(meta.is_file(), "{} is neither file, directory nor link", host.display());
+        ensure!(
+            meta.is_file(),
+            "{} is neither file, directory nor link",
+            host.display()
+        );
         self.header(path, REGULAR | (meta.permissions().mode() & 0o7777), meta.len())?;
         let file = File::open(host).with_context(|| format!("open {}", host.display()))?;
-        let copied = io::copy(&mut file.take(meta.len()), &mut self.out).with_context(|| format!("copy {}", host.display()))?;
-        ensure!(copied == meta.len(), "{} became shorter while it was read", host.display());
+        let copied = io::copy(&mut file.take(meta.len()), &mut self.out)
+            .with_context(|| format!("copy {}", host.display()))?;
+        ensure!(
+            copied == meta.len(),
+            "{} became shorter while it was read",
+            host.display()
+        );
         self.written_bytes += copied;
         self.pad()
     }
@@ -92,12 +106,28 @@ impl<W: Write> Archive<W> {
 
     fn header(&mut self, path: &str, mode: u32, size_bytes: u64) -> Result<()> {
         let name = path.trim_start_matches('/');
-        let Ok(size) = u32::try_from(size_bytes) else { bail!("{path} is too large for the archive: {size_bytes} bytes") };
+        let Ok(size) = u32::try_from(size_bytes) else {
+            bail!("{path} is too large for the archive: {size_bytes} bytes")
+        };
         self.entries += 1;
         let links = if mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
         let name_bytes = u32::try_from(name.len() + 1).context("name too long")?;
         let mut header = String::from("070701");
-        for field in [self.entries, mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_bytes, 0] {
+        for field in [
+            self.entries,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            name_bytes,
+            0,
+        ] {
             header.push_str(&format!("{field:08x}"));
         }
         header.push_str(name);

@@ -21,17 +21,72 @@ const CACHE_VERSION: u32 = 1;
 
 /// Modules that the guest needs before it has a root: disks, ports, the root's file system.
 const MODULES_AT_START: &[&str] = &[
-    "virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "crc32c_generic", "crc32c_intel", "crc32c", "ext4",
-    "xhci_pci", "xhci_hcd", "usb_storage", "uas", "sd_mod",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_rng",
+    "crc32c_generic",
+    "crc32c_intel",
+    "crc32c",
+    "ext4",
+    "xhci_pci",
+    "xhci_hcd",
+    "usb_storage",
+    "uas",
+    "sd_mod",
 ];
 
 /// Modules that jobs may ask for (`modprobe`, `mount`).
 const MODULES_ON_REQUEST: &[&str] = &[
-    "xfs", "btrfs", "f2fs", "vfat", "nls_ascii", "nls_cp437", "nls_utf8", "isofs", "udf", "overlay", "fuse", "virtiofs",
-    "9p", "9pnet_virtio", "nfs", "nfsd", "loop", "brd", "null_blk", "dm_mod", "dm_log_writes", "dm_flakey",
-    "dm_snapshot", "dm_delay", "dm_crypt", "virtio_scsi", "virtio_net", "scsi_debug", "st", "sg", "sr_mod", "cdrom",
-    "ehci_pci", "aes_generic", "aesni_intel", "sha256_generic", "xxhash_generic", "blake2b_generic", "binfmt_misc",
-    "configfs", "autofs4", "efivarfs", "ip_tables", "nf_tables", "af_packet", "tun", "dummy", "quota_v2", "mbcache",
+    "xfs",
+    "btrfs",
+    "f2fs",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_utf8",
+    "isofs",
+    "udf",
+    "overlay",
+    "fuse",
+    "virtiofs",
+    "9p",
+    "9pnet_virtio",
+    "nfs",
+    "nfsd",
+    "loop",
+    "brd",
+    "null_blk",
+    "dm_mod",
+    "dm_log_writes",
+    "dm_flakey",
+    "dm_snapshot",
+    "dm_delay",
+    "dm_crypt",
+    "virtio_scsi",
+    "virtio_net",
+    "scsi_debug",
+    "st",
+    "sg",
+    "sr_mod",
+    "cdrom",
+    "ehci_pci",
+    "aes_generic",
+    "aesni_intel",
+    "sha256_generic",
+    "xxhash_generic",
+    "blake2b_generic",
+    "binfmt_misc",
+    "configfs",
+    "autofs4",
+    "efivarfs",
+    "ip_tables",
+    "nf_tables",
+    "af_packet",
+    "tun",
+    "dummy",
+    "quota_v2",
+    "mbcache",
 ];
 
 /// A line of kernels that tapeworm is tried on.
@@ -99,32 +154,60 @@ pub(crate) fn ensure_kernel(line: KernelLine) -> Result<Kernel> {
         prepare(line, work.path()).with_context(|| format!("prepare kernel {line}"))?;
         // Another run may have been faster; its result is as good.
         if let Err(error) = fs::rename(work.path().join("out"), &dir) {
-            ensure!(dir.join("release").exists(), "move kernel into the cache: {error}");
+            ensure!(
+                dir.join("release").exists(),
+                "move kernel into the cache: {error}"
+            );
         }
     }
     let release = fs::read_to_string(dir.join("release")).context("read kernel release")?;
-    Ok(Kernel { image: dir.join("vmlinuz"), modules: dir.join("modules.cpio"), release })
+    Ok(Kernel {
+        image: dir.join("vmlinuz"),
+        modules: dir.join("modules.cpio"),
+        release,
+    })
 }
 
 fn prepare(line: KernelLine, work: &Path) -> Result<()> {
     let (unpacked, out) = (work.join("unpacked"), work.join("out"));
     fs::create_dir_all(&out).context("create output directory")?;
     let package = newest_package(line)?;
-    let release = package.strip_prefix("linux-image-").context("name of the kernel package")?.to_string();
-    let image = debian::download(line.suite(), &[&package])?.pop().context("no kernel package")?;
+    let release = package
+        .strip_prefix("linux-image-")
+        .context("name of the kernel package")?
+        .to_string();
+    let image = debian::download(line.suite(), &[&package])?
+        .pop()
+        .context("no kernel package")?;
     // Newer kernels are split: the image package then only names those with the files.
     let needs = setup::output(Command::new("dpkg-deb").arg("--field").arg(&image).arg("Depends"))?;
-    let parts: Vec<String> = ["binary", "modules", "base"].iter().map(|part| format!("linux-{part}-{release}")).collect();
-    let parts: Vec<&str> =
-        parts.iter().map(String::as_str).filter(|p| needs.split([',', '|', ' ']).any(|word| word == *p)).collect();
+    let parts: Vec<String> = ["binary", "modules", "base"]
+        .iter()
+        .map(|part| format!("linux-{part}-{release}"))
+        .collect();
+    let parts: Vec<&str> = parts
+        .iter()
+        .map(String::as_str)
+        .filter(|p| needs.split([',', '|', ' ']).any(|word| word == *p))
+        .collect();
     for deb in debian::download(line.suite(), &parts)?.iter().chain([&image]) {
         debian::extract(deb, &unpacked)?;
     }
     let usr = unpacked.join("usr/lib/modules").join(&release);
-    let modules = if usr.is_dir() { usr } else { unpacked.join("lib/modules").join(&release) };
+    let modules = if usr.is_dir() {
+        usr
+    } else {
+        unpacked.join("lib/modules").join(&release)
+    };
     ensure!(modules.is_dir(), "package {package} has no modules directory");
-    let images = [unpacked.join(format!("boot/vmlinuz-{release}")), modules.join("vmlinuz")];
-    let image = images.iter().find(|path| path.is_file()).context("the kernel package holds no kernel image")?;
+    let images = [
+        unpacked.join(format!("boot/vmlinuz-{release}")),
+        modules.join("vmlinuz"),
+    ];
+    let image = images
+        .iter()
+        .find(|path| path.is_file())
+        .context("the kernel package holds no kernel image")?;
     fs::copy(image, out.join("vmlinuz")).context("copy kernel image")?;
     let picked = pick_modules(&modules, &release, work)?;
     write_modules(&picked, &release, &out.join("modules.cpio"))?;
@@ -136,14 +219,27 @@ fn newest_package(line: KernelLine) -> Result<String> {
     let prefix = format!("linux-image-{line}.");
     let mut found: Vec<(Vec<u64>, String)> = Vec::new();
     for name in debian::package_names(line.suite(), &prefix)? {
-        let Some(version) = name.strip_prefix("linux-image-").and_then(|n| n.strip_suffix("-amd64")) else { continue };
-        if ["-cloud", "-rt", "-unsigned"].iter().all(|flavour| !version.ends_with(flavour)) {
-            let numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+        let Some(version) = name
+            .strip_prefix("linux-image-")
+            .and_then(|n| n.strip_suffix("-amd64"))
+        else {
+            continue;
+        };
+        if ["-cloud", "-rt", "-unsigned"]
+            .iter()
+            .all(|flavour| !version.ends_with(flavour))
+        {
+            let numbers = version
+                .split(|c: char| !c.is_ascii_digit())
+                .filter_map(|n| n.parse().ok())
+                .collect();
             found.push((numbers, name));
         }
     }
     found.sort();
-    let (_, name) = found.pop().with_context(|| format!("Debian {} has no kernel {line}", line.suite()))?;
+    let (_, name) = found
+        .pop()
+        .with_context(|| format!("Debian {} has no kernel {line}", line.suite()))?;
     Ok(name)
 }
 
@@ -173,7 +269,11 @@ fn pick_modules(all: &Path, release: &str, work: &Path) -> Result<Picked> {
         fs::copy(whole.join(path), &to).with_context(|| format!("copy module {path}"))?;
         match to.extension().and_then(|e| e.to_str()) {
             Some("xz") => setup::run_quiet(Command::new("xz").arg("--decompress").arg(&to))?,
-            Some("zst") => setup::run_quiet(Command::new("zstd").args(["--decompress", "--rm", "--quiet"]).arg(&to))?,
+            Some("zst") => setup::run_quiet(
+                Command::new("zstd")
+                    .args(["--decompress", "--rm", "--quiet"])
+                    .arg(&to),
+            )?,
             _ => {}
         }
     }
@@ -196,7 +296,10 @@ fn pick_modules(all: &Path, release: &str, work: &Path) -> Result<Picked> {
 
 fn depmod(base: &Path, release: &str) -> Result<()> {
     // Not in every user's PATH.
-    let program = ["/usr/sbin/depmod", "/sbin/depmod"].into_iter().find(|p| Path::new(p).exists()).unwrap_or("depmod");
+    let program = ["/usr/sbin/depmod", "/sbin/depmod"]
+        .into_iter()
+        .find(|p| Path::new(p).exists())
+        .unwrap_or("depmod");
     setup::run_quiet(Command::new(program).arg("--basedir").arg(base).arg(release))
 }
 
@@ -249,14 +352,21 @@ mod tests {
 
     #[test]
     fn module_names_are_those_of_modprobe() {
-        assert_eq!(module_name("kernel/drivers/usb/storage/usb-storage.ko.xz"), "usb_storage");
+        assert_eq!(
+            module_name("kernel/drivers/usb/storage/usb-storage.ko.xz"),
+            "usb_storage"
+        );
         assert_eq!(module_name("kernel/fs/ext4/ext4.ko"), "ext4");
     }
 
     #[test]
     fn dependencies_come_before_the_module() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("modules.dep"), "a/x.ko: a/y.ko a/z.ko\na/y.ko: a/z.ko\na/z.ko:\n").unwrap();
+        fs::write(
+            dir.path().join("modules.dep"),
+            "a/x.ko: a/y.ko a/z.ko\na/y.ko: a/z.ko\na/z.ko:\n",
+        )
+        .unwrap();
         let index = Index::read(dir.path()).unwrap();
         assert_eq!(index.with_dependencies("x"), ["a/z.ko", "a/y.ko", "a/x.ko"]);
         assert!(index.with_dependencies("none").is_empty());

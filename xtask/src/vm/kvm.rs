@@ -23,7 +23,12 @@ const PROBE_TIME_MAX: Duration = Duration::from_secs(20);
 /// # Errors
 /// Only when the probe itself cannot be made; KVM that does not work is the answer `false`.
 pub(super) fn usable(kernel: &Kernel) -> Result<bool> {
-    if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+    if OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
         return Ok(false);
     }
     let host = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -34,22 +39,50 @@ pub(super) fn usable(kernel: &Kernel) -> Result<bool> {
     }
     setup::say("trying whether KVM runs a guest here (once)");
     let works = probe(kernel)?;
-    setup::say(if works { "KVM works" } else { "KVM does not run a guest: using emulation, which is slower" });
+    setup::say(if works {
+        "KVM works"
+    } else {
+        "KVM does not run a guest: using emulation, which is slower"
+    });
     fs::write(&answer, if works { "yes\n" } else { "no\n" }).context("keep the answer about KVM")?;
     Ok(works)
 }
 
 fn probe(kernel: &Kernel) -> Result<bool> {
     let dir = tempfile::tempdir().context("create directory for the KVM probe")?;
-    let mut out = BufWriter::new(File::create(dir.path().join("initramfs")).context("create probe initramfs")?);
-    io::copy(&mut File::open(&kernel.modules).context("open modules archive")?, &mut out).context("copy modules")?;
+    let mut out =
+        BufWriter::new(File::create(dir.path().join("initramfs")).context("create probe initramfs")?);
+    io::copy(
+        &mut File::open(&kernel.modules).context("open modules archive")?,
+        &mut out,
+    )
+    .context("copy modules")?;
     let mut archive = Archive::new(out);
     archive.tree(&guest_init()?, "init")?;
     archive.bytes("probe", 0o644, b"")?;
     archive.finish()?;
     let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-accel", "kvm", "-cpu", "host", "-smp", "2", "-m", "1024M", "-nodefaults", "-no-user-config"])
-        .args(["-no-reboot", "-display", "none", "-monitor", "none", "-serial", "file:console.log"])
+        .args([
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+            "-smp",
+            "2",
+            "-m",
+            "1024M",
+            "-nodefaults",
+            "-no-user-config",
+        ])
+        .args([
+            "-no-reboot",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+            "-serial",
+            "file:console.log",
+        ])
         .arg("-kernel")
         .arg(&kernel.image)
         .args(["-initrd", "initramfs", "-append", KERNEL_ARGS])

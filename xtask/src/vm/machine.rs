@@ -20,8 +20,15 @@ use super::kvm;
 use crate::setup;
 
 /// Console lines after which a guest is not worth waiting for.
-const FATAL_MARKERS: &[&str] =
-    &["Kernel panic", "BUG: ", "Oops: ", "soft lockup", "hard LOCKUP", "detected stalls on CPUs", "self-detected stall"];
+const FATAL_MARKERS: &[&str] = &[
+    "Kernel panic",
+    "BUG: ",
+    "Oops: ",
+    "soft lockup",
+    "hard LOCKUP",
+    "detected stalls on CPUs",
+    "self-detected stall",
+];
 /// Console lines that are worth telling about, but do not end the run.
 const WARNING_MARKERS: &[&str] = &["WARNING: ", "blocked for more than"];
 /// How long a guest may still print its stack trace after a fatal marker.
@@ -125,7 +132,9 @@ impl Machine<'_> {
         self.write_initramfs()?;
         self.write_input()?;
         let results = self.dir.join("results.tar");
-        File::create(&results).and_then(|f| f.set_len(RESULTS_BYTES)).context("create results disk")?;
+        File::create(&results)
+            .and_then(|f| f.set_len(RESULTS_BYTES))
+            .context("create results disk")?;
         for name in ["console", "stdout", "stderr", "control"] {
             File::create(self.log(name)).with_context(|| format!("create {name} log"))?;
         }
@@ -148,7 +157,11 @@ impl Machine<'_> {
         for bulky in ["initramfs", "input.cpio", "results.tar"] {
             fs::remove_file(self.dir.join(bulky)).with_context(|| format!("remove {bulky}"))?;
         }
-        Ok(Ended { code, took: started.elapsed(), warnings })
+        Ok(Ended {
+            code,
+            took: started.elapsed(),
+            warnings,
+        })
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -164,15 +177,32 @@ impl Machine<'_> {
             root_serial: "guest-root",
             input_serial: Some("guest-input"),
             results_serial: Some("guest-results"),
-            disks: self.disks.iter().filter(|d| !d.usb).map(|d| d.name.as_str()).collect(),
-            usb_disks: self.disks.iter().filter(|d| d.usb).map(|d| d.name.as_str()).collect(),
+            disks: self
+                .disks
+                .iter()
+                .filter(|d| !d.usb)
+                .map(|d| d.name.as_str())
+                .collect(),
+            usb_disks: self
+                .disks
+                .iter()
+                .filter(|d| d.usb)
+                .map(|d| d.name.as_str())
+                .collect(),
         };
         let mut out = BufWriter::new(File::create(self.dir.join("initramfs")).context("create initramfs")?);
-        io::copy(&mut File::open(&self.kernel.modules).context("open modules archive")?, &mut out)
-            .context("copy modules archive")?;
+        io::copy(
+            &mut File::open(&self.kernel.modules).context("open modules archive")?,
+            &mut out,
+        )
+        .context("copy modules archive")?;
         let mut archive = Archive::new(out);
         archive.tree(&guest_init()?, "init")?;
-        archive.bytes("job.json", 0o644, &serde_json::to_vec(&job).context("describe the job")?)?;
+        archive.bytes(
+            "job.json",
+            0o644,
+            &serde_json::to_vec(&job).context("describe the job")?,
+        )?;
         archive.finish()?;
         Ok(())
     }
@@ -182,20 +212,45 @@ impl Machine<'_> {
         let mut archive = Archive::new(BufWriter::new(file));
         for (host, guest) in &self.files {
             ensure!(guest.starts_with('/'), "guest path {guest} is not absolute");
-            archive.tree(host, guest).with_context(|| format!("bring {} into the guest", host.display()))?;
+            archive
+                .tree(host, guest)
+                .with_context(|| format!("bring {} into the guest", host.display()))?;
         }
         archive.finish()?;
         Ok(())
     }
 
     fn qemu(&self) -> Result<Command> {
-        let accel = if kvm::usable(self.kernel)? { ["-accel", "kvm", "-cpu", "host"] } else { TCG };
+        let accel = if kvm::usable(self.kernel)? {
+            ["-accel", "kvm", "-cpu", "host"]
+        } else {
+            TCG
+        };
         let mut cmd = Command::new("qemu-system-x86_64");
-        cmd.args(accel).args(["-smp", "2", "-m", &format!("{}M", self.mem_mib)]);
-        cmd.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
-        cmd.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg("initramfs");
+        cmd.args(accel)
+            .args(["-smp", "2", "-m", &format!("{}M", self.mem_mib)]);
+        cmd.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ]);
+        cmd.arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg("initramfs");
         cmd.args(["-append", &format!("{KERNEL_ARGS} {}", self.kernel_args)]);
-        cmd.args(["-serial", "file:console.log", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+        cmd.args([
+            "-serial",
+            "file:console.log",
+            "-device",
+            "virtio-rng-pci",
+            "-device",
+            "virtio-serial-pci",
+        ]);
         for port in ["stdout", "stderr", "control"] {
             cmd.args(["-chardev", &format!("file,id={port},path={port}.log")]);
             cmd.args(["-device", &format!("virtserialport,chardev={port},name={port}")]);
@@ -211,12 +266,22 @@ impl Machine<'_> {
             cmd.args(["-device", "qemu-xhci,id=usb"]);
         }
         for disk in self.disks.iter().filter(|d| d.usb) {
-            cmd.arg("-drive").arg(drive(&disk.image, &disk.name, disk.read_only, false)?);
+            cmd.arg("-drive")
+                .arg(drive(&disk.image, &disk.name, disk.read_only, false)?);
             // 512-byte blocks, a name and a serial number, as a stick from the shop.
-            cmd.args(["-device", &format!("usb-storage,bus=usb.0,drive={0},serial={0},removable=on", disk.name)]);
+            cmd.args([
+                "-device",
+                &format!(
+                    "usb-storage,bus=usb.0,drive={0},serial={0},removable=on",
+                    disk.name
+                ),
+            ]);
         }
         let log = File::create(self.log("qemu")).context("create QEMU log")?;
-        cmd.current_dir(&self.dir).stdin(Stdio::null()).stdout(log.try_clone().context("share QEMU log")?).stderr(log);
+        cmd.current_dir(&self.dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share QEMU log")?)
+            .stderr(log);
         Ok(cmd)
     }
 
@@ -231,8 +296,10 @@ impl Machine<'_> {
         loop {
             // Asked first: what is read after the end is all there is.
             let ended = qemu.try_wait().context("wait for QEMU")?;
-            sink.stdout(&stdout.read()?).context("pass on output of the guest")?;
-            sink.stderr(&stderr.read()?).context("pass on output of the guest")?;
+            sink.stdout(&stdout.read()?)
+                .context("pass on output of the guest")?;
+            sink.stderr(&stderr.read()?)
+                .context("pass on output of the guest")?;
             for line in console.read()? {
                 if WARNING_MARKERS.iter().any(|m| line.contains(m)) {
                     warnings.push(line.clone());
@@ -273,15 +340,24 @@ impl Machine<'_> {
     /// The last line on the control port, if it is what `guest-init` ends with.
     fn exit_code(&self) -> Result<Option<u8>> {
         let text = fs::read_to_string(self.log("control")).context("read control log")?;
-        let last = text.lines().last().and_then(|line| line.strip_prefix("GUEST-EXIT "));
-        last.map(|code| code.parse().with_context(|| format!("read exit code {code:?}"))).transpose()
+        let last = text
+            .lines()
+            .last()
+            .and_then(|line| line.strip_prefix("GUEST-EXIT "));
+        last.map(|code| code.parse().with_context(|| format!("read exit code {code:?}")))
+            .transpose()
     }
 
     fn unpack_results(&self, archive: &Path) -> Result<()> {
         let dir = self.dir.join("results");
         fs::create_dir_all(&dir).context("create results directory")?;
         let mut tar = Command::new("tar");
-        tar.arg("--extract").arg("--no-same-owner").arg("--file").arg(archive).arg("--directory").arg(&dir);
+        tar.arg("--extract")
+            .arg("--no-same-owner")
+            .arg("--file")
+            .arg(archive)
+            .arg("--directory")
+            .arg(&dir);
         setup::run_quiet(&mut tar).context("unpack the results of the guest")
     }
 }
@@ -308,11 +384,19 @@ pub(super) const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oo
 
 fn drive(image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<String> {
     let image = image.to_str().context("path of a disk image is not UTF-8")?;
-    ensure!(name.len() <= 20 && !name.contains(','), "disk name {name:?} is too long or has a comma");
+    ensure!(
+        name.len() <= 20 && !name.contains(','),
+        "disk name {name:?} is too long or has a comma"
+    );
     // A comma in a value is written twice.
     let image = image.replace(',', ",,");
-    let (ro, snap) = (if read_only { "on" } else { "off" }, if snapshot { "on" } else { "off" });
-    Ok(format!("id={name},if=none,format=raw,cache=unsafe,discard=unmap,file={image},readonly={ro},snapshot={snap}"))
+    let (ro, snap) = (
+        if read_only { "on" } else { "off" },
+        if snapshot { "on" } else { "off" },
+    );
+    Ok(format!(
+        "id={name},if=none,format=raw,cache=unsafe,discard=unmap,file={image},readonly={ro},snapshot={snap}"
+    ))
 }
 
 fn add_disk(cmd: &mut Command, image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<()> {
@@ -340,9 +424,13 @@ impl Tail {
 
     /// What has been added since the last call.
     fn read(&mut self) -> Result<Vec<u8>> {
-        self.file.seek(SeekFrom::Start(self.at_bytes)).context("seek in output of the guest")?;
+        self.file
+            .seek(SeekFrom::Start(self.at_bytes))
+            .context("seek in output of the guest")?;
         let mut new = Vec::new();
-        self.file.read_to_end(&mut new).context("read output of the guest")?;
+        self.file
+            .read_to_end(&mut new)
+            .context("read output of the guest")?;
         self.at_bytes += new.len() as u64;
         Ok(new)
     }
@@ -356,13 +444,21 @@ struct Lines {
 
 impl Lines {
     fn new(tail: Tail) -> Self {
-        Self { tail, rest: Vec::new() }
+        Self {
+            tail,
+            rest: Vec::new(),
+        }
     }
 
     fn read(&mut self) -> Result<Vec<String>> {
         self.rest.extend(self.tail.read()?);
-        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Ok(Vec::new()) };
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
+            return Ok(Vec::new());
+        };
         let whole: Vec<u8> = self.rest.drain(..=end).collect();
-        Ok(String::from_utf8_lossy(&whole).lines().map(|l| l.trim_end().to_string()).collect())
+        Ok(String::from_utf8_lossy(&whole)
+            .lines()
+            .map(|l| l.trim_end().to_string())
+            .collect())
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod kernel;
 mod kvm;
 pub(crate) mod machine;
 pub(crate) mod root;
+pub(crate) mod roundtrip;
 mod run;
 
 use std::fs;
@@ -35,12 +36,15 @@ pub(crate) struct VmArgs {
 enum VmCommand {
     /// Boot a kernel and run a script as root in the Debian guest; ends with the script's exit code
     Run(run::RunArgs),
+    /// Record a workload, rebuild its disk in a second machine from the medium alone, compare
+    Roundtrip(roundtrip::RoundtripArgs),
 }
 
 /// Runs the command.
 pub(crate) fn run(args: VmArgs) -> Outcome {
     match args.command {
         VmCommand::Run(args) => run::run(args),
+        VmCommand::Roundtrip(args) => roundtrip::run(args),
     }
 }
 
@@ -56,7 +60,10 @@ pub(crate) fn ensure_host() -> Result<()> {
 pub(crate) fn run_dir(what: &str) -> Result<PathBuf> {
     let all = setup::workspace_root().join("target/vm");
     fs::create_dir_all(&all).with_context(|| format!("create {}", all.display()))?;
-    let dir = tempfile::Builder::new().prefix(&format!("{what}-")).tempdir_in(&all).context("create run directory")?;
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("{what}-"))
+        .tempdir_in(&all)
+        .context("create run directory")?;
     Ok(dir.keep())
 }
 
@@ -69,11 +76,22 @@ pub(crate) fn stripped(name: &str) -> Result<PathBuf> {
     let dir = setup::workspace_root().join("target/vm/bin");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let (to, part) = (dir.join(name), dir.join(format!("{name}.{}", std::process::id())));
-    let built_at = fs::metadata(&built).and_then(|m| m.modified()).with_context(|| format!("look at {}", built.display()))?;
-    if fs::metadata(&to).and_then(|m| m.modified()).is_ok_and(|at| at > built_at) {
+    let built_at = fs::metadata(&built)
+        .and_then(|m| m.modified())
+        .with_context(|| format!("look at {}", built.display()))?;
+    if fs::metadata(&to)
+        .and_then(|m| m.modified())
+        .is_ok_and(|at| at > built_at)
+    {
         return Ok(to);
     }
-    setup::run_quiet(Command::new("strip").arg("--strip-debug").arg("-o").arg(&part).arg(&built))?;
+    setup::run_quiet(
+        Command::new("strip")
+            .arg("--strip-debug")
+            .arg("-o")
+            .arg(&part)
+            .arg(&built),
+    )?;
     fs::rename(&part, &to).with_context(|| format!("move {}", to.display()))?;
     Ok(to)
 }
@@ -81,13 +99,16 @@ pub(crate) fn stripped(name: &str) -> Result<PathBuf> {
 /// Builds one program of the tests.
 fn build_test_program(name: &str) -> Result<()> {
     let mut cmd = toolchain::cargo();
-    cmd.current_dir(setup::workspace_root()).args(["build", "--quiet", "--package", "tests", "--bin", name]);
+    cmd.current_dir(setup::workspace_root())
+        .args(["build", "--quiet", "--package", "tests", "--bin", name]);
     setup::run(&mut cmd).with_context(|| format!("build {name}"))
 }
 
 /// `HOST:GUEST`, split at the last colon that is followed by an absolute path.
 fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
-    let (host, guest) = text.rsplit_once(":/").ok_or("want HOST:GUEST with an absolute GUEST path")?;
+    let (host, guest) = text
+        .rsplit_once(":/")
+        .ok_or("want HOST:GUEST with an absolute GUEST path")?;
     if host.is_empty() || guest.is_empty() {
         return Err("want HOST:GUEST with an absolute GUEST path".into());
     }
@@ -127,7 +148,12 @@ impl DiskSource {
                 fs::canonicalize(path).with_context(|| format!("find disk image {}", path.display()))?
             }
         };
-        Ok(Disk { image, name: name.to_string(), usb, read_only: false })
+        Ok(Disk {
+            image,
+            name: name.to_string(),
+            usb,
+            read_only: false,
+        })
     }
 }
 
@@ -138,8 +164,10 @@ impl DiskSource {
 pub(crate) fn blank_image(dir: &Path, name: &str, mib: u64) -> Result<PathBuf> {
     let image = dir.join(format!("{name}.img"));
     ensure!(mib <= 1 << 20, "a disk of {mib} MiB is too large");
-    let file = fs::File::create_new(&image).with_context(|| format!("create disk image {}", image.display()))?;
-    file.set_len(mib << 20).with_context(|| format!("size disk image {}", image.display()))?;
+    let file =
+        fs::File::create_new(&image).with_context(|| format!("create disk image {}", image.display()))?;
+    file.set_len(mib << 20)
+        .with_context(|| format!("size disk image {}", image.display()))?;
     Ok(image)
 }
 

@@ -18,11 +18,54 @@ const IMAGE_BYTES: u64 = 8 << 30;
 
 /// What real workloads commonly need, so that most run without packages of their own.
 const PACKAGES: &[&str] = &[
-    "systemd-sysv", "udev", "dbus", "kmod", "procps", "psmisc", "iproute2", "util-linux", "mount", "fdisk", "e2fsprogs",
-    "xfsprogs", "btrfs-progs", "dosfstools", "attr", "acl", "libcap2-bin", "tar", "gzip", "bzip2", "xz-utils", "zstd",
-    "zip", "unzip", "cpio", "rsync", "git", "sqlite3", "fio", "python3", "perl", "gcc", "g++", "libc6-dev", "make",
-    "patch", "diffutils", "findutils", "file", "strace", "less", "ca-certificates", "openssh-server", "openssh-client",
-    "bc", "jq", "time", "moreutils",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "procps",
+    "psmisc",
+    "iproute2",
+    "util-linux",
+    "mount",
+    "fdisk",
+    "e2fsprogs",
+    "xfsprogs",
+    "btrfs-progs",
+    "dosfstools",
+    "attr",
+    "acl",
+    "libcap2-bin",
+    "tar",
+    "gzip",
+    "bzip2",
+    "xz-utils",
+    "zstd",
+    "zip",
+    "unzip",
+    "cpio",
+    "rsync",
+    "git",
+    "sqlite3",
+    "fio",
+    "python3",
+    "perl",
+    "gcc",
+    "g++",
+    "libc6-dev",
+    "make",
+    "patch",
+    "diffutils",
+    "findutils",
+    "file",
+    "strace",
+    "less",
+    "ca-certificates",
+    "openssh-server",
+    "openssh-client",
+    "bc",
+    "jq",
+    "time",
+    "moreutils",
 ];
 
 /// Returns the image with the fixed set of packages and `extra` ones; makes it first when the cache has none.
@@ -34,8 +77,13 @@ pub(crate) fn ensure_root(extra: &[String]) -> Result<PathBuf> {
     extra.sort_unstable();
     extra.dedup();
     for name in &extra {
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "+-.:=~".contains(c));
-        ensure!(plain && !name.is_empty() && !name.starts_with('-'), "{name:?} is not the name of a Debian package");
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.:=~".contains(c));
+        ensure!(
+            plain && !name.is_empty() && !name.starts_with('-'),
+            "{name:?} is not the name of a Debian package"
+        );
     }
     let roots = setup::cache_dir()?.join("roots");
     fs::create_dir_all(&roots).context("create root cache")?;
@@ -48,8 +96,14 @@ pub(crate) fn ensure_root(extra: &[String]) -> Result<PathBuf> {
     if image.exists() {
         return Ok(image);
     }
-    let with = if extra.is_empty() { String::new() } else { format!(" with {}", extra.join(" ")) };
-    setup::say(&format!("making the guests' Debian {SUITE} root{with} (about two minutes, once)"));
+    let with = if extra.is_empty() {
+        String::new()
+    } else {
+        format!(" with {}", extra.join(" "))
+    };
+    setup::say(&format!(
+        "making the guests' Debian {SUITE} root{with} (about two minutes, once)"
+    ));
     setup::ensure_packages(&["mmdebstrap", "e2fsprogs", "fakeroot", "debian-archive-keyring"])?;
     let work = tempfile::tempdir_in(&roots).context("create root work directory")?;
     let archive = work.path().join("root.tar");
@@ -64,7 +118,11 @@ fn image_name(extra: &[&str]) -> String {
     let mut name = format!("{SUITE}-v{CACHE_VERSION}");
     if !extra.is_empty() {
         let joined = extra.join("+");
-        let shown: String = joined.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+        let shown: String = joined
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(40)
+            .collect();
         name.push_str(&format!("-{shown}-{:016x}", fnv(joined.as_bytes())));
     }
     name + ".ext4"
@@ -72,7 +130,9 @@ fn image_name(extra: &[&str]) -> String {
 
 /// FNV-1a: a stable name for a set of packages, nothing more.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Installs Debian into a tar archive. Works as root, and otherwise in a user namespace.
@@ -104,7 +164,11 @@ fn make_image(archive: &Path, work: &Path) -> Result<()> {
                   mkfs.ext4 -q -F -L guest-root -O ^has_journal -E lazy_itable_init=1,nodiscard -d \"$2\" \"$3\" && \
                   rm -rf \"$2\"";
     setup::run_quiet(
-        Command::new("fakeroot").args(["--", "sh", "-c", script, "sh"]).arg(archive).arg(&tree).arg(&image),
+        Command::new("fakeroot")
+            .args(["--", "sh", "-c", script, "sh"])
+            .arg(archive)
+            .arg(&tree)
+            .arg(&image),
     )
     .context("make the image of the guest root")
 }

@@ -13,7 +13,10 @@ use clap::Args;
 
 use super::kernel::{self, KernelLine};
 use super::machine::{Machine, Through};
-use super::{DiskSource, check_script, ensure_host, parse_disk, parse_file, root, run_dir, stripped};
+use super::{
+    DiskSource, build_test_program, check_script, ensure_host, parse_disk, parse_file, root, run_dir,
+    stripped,
+};
 use crate::build::{self, Profile};
 use crate::{Outcome, setup};
 
@@ -66,7 +69,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     ensure_host()?;
     let kernel = kernel::ensure_kernel(args.kernel)?;
     let root = root::ensure_root(&args.package)?;
-    super::build_test_program("guest-init")?;
+    build_test_program("guest-init")?;
     let dir = run_dir("run")?;
     let mut disks = Vec::new();
     for (usb, sources, prefix) in [(false, &args.disk, "disk"), (true, &args.usb, "usb")] {
@@ -76,7 +79,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     }
     let mut files = args.file.clone();
     if args.binaries {
-        files.extend(project_binaries()?);
+        files.extend(project_binaries(None)?);
     }
     files.push((args.script.clone(), GUEST_SCRIPT.into()));
     let machine = Machine {
@@ -107,21 +110,37 @@ pub(super) fn run(args: RunArgs) -> Outcome {
     Ok(ExitCode::from(ended.code))
 }
 
-/// Builds what the project is made of and says where it goes in the guest.
-pub(super) fn project_binaries() -> Result<Vec<(PathBuf, String)>> {
-    build::build_all(Profile::Dev)?;
+/// The project's programs and where they go in the guest: built now, or as they lie in `bin_dir`.
+pub(super) fn project_binaries(bin_dir: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
+    match bin_dir {
+        Some(_) => build_test_program("guest-init")?,
+        None => _ = build::build_all(Profile::Dev)?,
+    }
+    let host = |name: &str| match bin_dir {
+        Some(dir) => {
+            fs::canonicalize(dir.join(name)).with_context(|| format!("find {name} in {}", dir.display()))
+        }
+        None => stripped(name),
+    };
     ["recorder", "replayer", "oracle"]
         .iter()
-        .map(|name| Ok((stripped(name)?, format!("/usr/local/bin/{name}"))))
+        .map(|name| Ok((host(name)?, format!("/usr/local/bin/{name}"))))
         .collect()
 }
 
 /// How the guest starts the script: itself when it can, otherwise through bash.
 pub(super) fn script_command(script: &Path) -> Result<Vec<String>> {
     let start = fs::read(script).with_context(|| format!("read script {}", script.display()))?;
-    let mode = fs::metadata(script).with_context(|| format!("look at {}", script.display()))?.permissions().mode();
+    let mode = fs::metadata(script)
+        .with_context(|| format!("look at {}", script.display()))?
+        .permissions()
+        .mode();
     let itself = mode & 0o111 != 0 && (start.starts_with(b"#!") || start.starts_with(b"\x7fELF"));
-    Ok(if itself { vec![GUEST_SCRIPT.into()] } else { vec!["/bin/bash".into(), GUEST_SCRIPT.into()] })
+    Ok(if itself {
+        vec![GUEST_SCRIPT.into()]
+    } else {
+        vec!["/bin/bash".into(), GUEST_SCRIPT.into()]
+    })
 }
 
 /// Moves the run's directory to where the user wants it, or removes it.
@@ -133,7 +152,12 @@ pub(super) fn finish(dir: &Path, keep: Option<&Path>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let entry = entry.with_context(|| format!("list {}", dir.display()))?;
         // It may lie on another file system, so mv and not rename; images are sparse.
-        setup::run(std::process::Command::new("mv").arg("--force").arg(entry.path()).arg(keep))?;
+        setup::run(
+            std::process::Command::new("mv")
+                .arg("--force")
+                .arg(entry.path())
+                .arg(keep),
+        )?;
     }
     fs::remove_dir(dir).with_context(|| format!("remove {}", dir.display()))?;
     setup::say(&format!("kept in {}", keep.display()));

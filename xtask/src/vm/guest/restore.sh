@@ -1,0 +1,41 @@
+#!/bin/bash
+# The second machine of a round trip: the medium, read-only, a blank disk, and nothing else of the first machine.
+# Environment: MKFS (empty: as recorded). Arguments: the points to restore, `final` or `mark-NAME`.
+set -u
+
+fail() { echo "round trip: $*" >&2; exit 1; }
+seconds_now() { cut -d ' ' -f 1 /proc/uptime; }
+phase() { echo "$1 $(seconds_now)" >> /results/phases; }
+
+mkdir -p /medium /restored /results/digests
+phase boot
+mount -o ro /dev/guest/medium /medium || fail "cannot mount the medium"
+replayer=$(find /medium -maxdepth 2 -type f -name replayer | head -n 1)
+[ -n "$replayer" ] || fail "there is no replayer on the medium"
+[ -x "$replayer" ] || fail "the replayer on the medium cannot be executed"
+phase verify
+"$replayer" verify --medium /medium > /results/verify.out 2>> /results/replayer.log || { code=$?
+    tail -n 20 /results/verify.out /results/replayer.log >&2
+    fail "replayer verify ended with $code"; }
+
+failures=0
+for point in "$@"; do
+    phase "restore-$point"
+    # Every point gets a disk that is blank indeed.
+    blkdiscard -f -q /dev/guest/blank || fail "cannot blank the disk"
+    case $point in final) at=() ;; *) at=(--at "mark:${point#mark-}") ;; esac
+    echo "== restore $point" >> /results/replayer.log
+    "$replayer" restore --medium /medium --device "$(readlink -f /dev/guest/blank)" "${at[@]}" ${MKFS:+--mkfs "$MKFS"} \
+        > /results/restore.out 2>> /results/replayer.log || { code=$?
+        tail -n 20 /results/restore.out /results/replayer.log >&2
+        echo "round trip: replayer restore of $point ended with $code" >&2
+        failures=$((failures + 1)); continue; }
+    phase "digest-$point"
+    mount -o ro /dev/guest/blank /restored || { echo "round trip: cannot mount what was restored of $point" >&2
+        failures=$((failures + 1)); continue; }
+    oracle digest /restored --out "/results/digests/$point" || { echo "round trip: cannot digest $point" >&2
+        failures=$((failures + 1)); }
+    umount /restored || fail "cannot unmount what was restored"
+done
+phase end
+[ "$failures" = 0 ]
