@@ -101,6 +101,44 @@ pub(crate) fn package_names(suite: &str, prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Downloads the upstream source of a package into the cache; returns the `.orig.tar.*` file.
+///
+/// # Errors
+/// As for [`download`], and when the package has no upstream archive.
+pub(crate) fn download_source(suite: &str, package: &str) -> Result<PathBuf> {
+    let apt = PrivateApt::open_kind(suite, "deb-src")?;
+    let _lock = apt.lock()?;
+    let dir = setup::cache_dir()?.join("sources").join(package);
+    if let Some(found) = orig_archive(&dir) {
+        return Ok(found);
+    }
+    fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    apt.retry_with_fresh_lists(|apt| {
+        say(&format!("downloading the source of {package} of Debian {suite}"));
+        let scratch = tempfile::tempdir_in(&dir).context("create scratch directory")?;
+        let mut cmd = apt.command("apt-get");
+        cmd.args(["--quiet=2", "--download-only", "source", package]);
+        setup::run_quiet(cmd.current_dir(scratch.path()))?;
+        let orig =
+            orig_archive(scratch.path()).with_context(|| format!("{package} has no upstream archive"))?;
+        let to = dir.join(orig.file_name().context("name of the upstream archive")?);
+        fs::rename(&orig, &to).with_context(|| format!("move source to {}", to.display()))?;
+        Ok(to)
+    })
+    .with_context(|| format!("download the source of {package} of Debian {suite}"))
+}
+
+fn orig_archive(dir: &Path) -> Option<PathBuf> {
+    let mut names = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    names.find(|path| {
+        let name = path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        name.contains(".orig.tar.") && !name.ends_with(".asc")
+    })
+}
+
 /// Unpacks a package into a directory, without running its scripts.
 ///
 /// # Errors
@@ -160,12 +198,18 @@ fn pick_mirror(targets: &str, codename: &str, suite: &str) -> Option<String> {
 /// One suite's apt state: `<cache>/apt/<suite>/`, with packages in `<cache>/debs/`.
 struct PrivateApt {
     suite: String,
+    kind: &'static str,
     dir: PathBuf,
     debs: PathBuf,
 }
 
 impl PrivateApt {
     fn open(suite: &str) -> Result<Self> {
+        Self::open_kind(suite, "deb")
+    }
+
+    /// `kind` is that of sources.list: `deb` for packages, `deb-src` for their sources, each with a state of its own.
+    fn open_kind(suite: &str, kind: &'static str) -> Result<Self> {
         ensure!(
             !suite.is_empty() && suite.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
             "{suite:?} is not the name of a Debian suite"
@@ -173,7 +217,12 @@ impl PrivateApt {
         let cache = setup::cache_dir()?;
         let apt = Self {
             suite: suite.to_owned(),
-            dir: cache.join("apt").join(suite),
+            kind,
+            dir: cache.join("apt").join(if kind == "deb" {
+                suite.to_owned()
+            } else {
+                format!("{suite}-{kind}")
+            }),
             debs: cache.join("debs"),
         };
         for dir in [
@@ -225,7 +274,8 @@ impl PrivateApt {
         write_if_changed(&self.dir.join("apt.conf"), &text)?;
         write_if_changed(&self.dir.join("status"), "")?;
         let source = format!(
-            "deb [signed-by={KEYRING}] {} {} main\n",
+            "{} [signed-by={KEYRING}] {} {} main\n",
+            self.kind,
             mirror(&self.suite)?,
             self.suite
         );

@@ -178,3 +178,19 @@ fn check_script(script: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+/// Moves the run's directory to where the user wants it, or removes it.
+pub(crate) fn finish(dir: &Path, keep: Option<&Path>) -> Result<()> {
+    let Some(keep) = keep else {
+        return fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()));
+    };
+    fs::create_dir_all(keep).with_context(|| format!("create {}", keep.display()))?;
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        // It may lie on another file system, so mv and not rename; images are sparse.
+        setup::run(Command::new("mv").arg("--force").arg(entry.path()).arg(keep))?;
+    }
+    fs::remove_dir(dir).with_context(|| format!("remove {}", dir.display()))?;
+    setup::say(&format!("kept in {}", keep.display()));
+    Ok(())
+}

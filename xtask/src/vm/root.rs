@@ -13,6 +13,14 @@ use crate::{debian, setup};
 /// Raised when the packages or the way the image is made change.
 const CACHE_VERSION: u32 = 1;
 const SUITE: &str = "trixie";
+/// Parts of this machine's apt configuration that say how to reach its mirrors.
+const INHERITED: &[&str] = &[
+    "Acquire::http::",
+    "Acquire::https::",
+    "Acquire::Check-",
+    "Acquire::Retries",
+    "Acquire::Force",
+];
 /// Apparent size of the image; what is not used takes no room.
 const IMAGE_BYTES: u64 = 8 << 30;
 
@@ -148,6 +156,14 @@ fn bootstrap(archive: &Path, extra: &[&str]) -> Result<()> {
         .arg("--customize-hook=mkdir -p \"$1/usr/lib/modules\" \"$1/origin\" \"$1/medium\" \"$1/spool\" \"$1/restored\"");
     for path in ["man", "doc", "locale", "info"] {
         cmd.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    }
+    // Proxies and the like are those of this machine.
+    let config = setup::output(Command::new("apt-config").arg("dump"))?;
+    for line in config
+        .lines()
+        .filter(|l| INHERITED.iter().any(|prefix| l.starts_with(prefix)))
+    {
+        cmd.arg(format!("--aptopt={line}"));
     }
     cmd.arg(SUITE).arg(archive).arg(debian::mirror(SUITE)?);
     setup::run_quiet(&mut cmd).context("install Debian into the guest root")

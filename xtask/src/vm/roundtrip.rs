@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Disk, Ended, Machine, Sink};
-use super::run::{GUEST_SCRIPT, finish, project_binaries, script_command};
-use super::{blank_image, check_script, ensure_host, parse_file, root, run_dir};
+use super::run::{GUEST_SCRIPT, project_binaries, script_command};
+use super::{blank_image, check_script, ensure_host, finish, parse_file, root, run_dir};
 use crate::{Outcome, setup};
 
 const RECORD: &str = include_str!("guest/record.sh");
@@ -312,6 +312,11 @@ impl<'a> Stage<'a> {
             dir,
             medium,
         })
+    }
+
+    /// Where the medium, the digests and the logs are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The first machine: origin, workload, medium.

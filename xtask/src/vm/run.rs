@@ -14,7 +14,7 @@ use clap::Args;
 use super::kernel::{self, KernelLine};
 use super::machine::{Machine, Through};
 use super::{
-    DiskSource, build_test_program, check_script, ensure_host, parse_disk, parse_file, root, run_dir,
+    DiskSource, build_test_program, check_script, ensure_host, finish, parse_disk, parse_file, root, run_dir,
     stripped,
 };
 use crate::build::{self, Profile};
@@ -141,25 +141,4 @@ pub(super) fn script_command(script: &Path) -> Result<Vec<String>> {
     } else {
         vec!["/bin/bash".into(), GUEST_SCRIPT.into()]
     })
-}
-
-/// Moves the run's directory to where the user wants it, or removes it.
-pub(super) fn finish(dir: &Path, keep: Option<&Path>) -> Result<()> {
-    let Some(keep) = keep else {
-        return fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()));
-    };
-    fs::create_dir_all(keep).with_context(|| format!("create {}", keep.display()))?;
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
-        // It may lie on another file system, so mv and not rename; images are sparse.
-        setup::run(
-            std::process::Command::new("mv")
-                .arg("--force")
-                .arg(entry.path())
-                .arg(keep),
-        )?;
-    }
-    fs::remove_dir(dir).with_context(|| format!("remove {}", dir.display()))?;
-    setup::say(&format!("kept in {}", keep.display()));
-    Ok(())
 }

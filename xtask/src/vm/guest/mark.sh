@@ -7,7 +7,7 @@ esac
 if [ -e "/results/digests/mark-$name" ]; then
     echo "MARK: $name was already set" >&2; touch /run/job/mark-failed; exit 2
 fi
-recorder mark "$name" > /dev/null && oracle digest /origin --out "/results/digests/mark-$name" && exit 0
+recorder mark "$name" > /dev/null && oracle digest /origin --out "/results/digests/mark-$name" > /dev/null && exit 0
 code=$?
 echo "MARK: $name failed with $code" >&2
 touch /run/job/mark-failed

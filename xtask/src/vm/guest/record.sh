@@ -60,7 +60,7 @@ kill -0 $recorder_pid 2> /dev/null || { wait $recorder_pid; fail "the recorder e
 timeout 600 recorder flush --wait >&2 || fail "recorder flush ended with $?"
 recorder status --json > /results/status.json || fail "recorder status ended with $?"
 phase digest
-oracle digest /origin --out /results/digests/final || fail "cannot digest the origin"
+oracle digest /origin --out /results/digests/final > /dev/null || fail "cannot digest the origin"
 phase detach
 timeout 600 recorder detach >&2 || fail "recorder detach ended with $?"
 for ((i = 0; i < 600; i++)); do kill -0 $recorder_pid 2> /dev/null || break; sleep 0.1; done
