@@ -1,0 +1,110 @@
+//! Where sealed things go: sequential append, and nothing else.
+//!
+//! The interface has no rename, no rewrite and no delete, so that tapes, discs and buckets fit behind it. It knows nothing of
+//! segments or manifests: an object is a name and bytes. Nothing outside this module creates, syncs or renames files on a medium.
+
+mod dir;
+pub mod memory;
+
+pub use dir::DirStore;
+
+use std::io;
+
+/// Longest object name in bytes.
+const OBJECT_NAME_BYTES_MAX: usize = 200;
+
+/// One sealed object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectInfo {
+    /// Name: components separated by '/'.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// How an object is to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Bytes.
+    Plain,
+    /// A program that can be run from the medium, where the medium knows such a thing.
+    Executable,
+}
+
+/// A medium that objects are written to once and read from.
+pub trait Store: Send + Sync {
+    /// Begins an object. It does not exist for [`Store::list`] and [`Store::open`] until it is sealed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where a sealed object has the name, `InvalidInput` for a name that is none, or what the system says.
+    fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>>;
+
+    /// All sealed objects, sorted by name. Foreign files are listed too; their names tell.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn list(&self) -> io::Result<Vec<ObjectInfo>>;
+
+    /// Opens a sealed object.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the system says.
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>>;
+
+    /// Bytes that still fit, where the medium can tell.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn bytes_free(&self) -> io::Result<Option<u64>>;
+
+    /// How to name this medium in messages.
+    fn describe(&self) -> String;
+}
+
+/// An object being written. Dropped without [`Append::seal`], it never was.
+pub trait Append: io::Write + Send {
+    /// Makes the object durable and immutable; when this returns, a power cut does not take it away.
+    ///
+    /// # Errors
+    /// What the system says; the object then does not exist.
+    fn seal(self: Box<Self>) -> io::Result<()>;
+}
+
+/// A sealed object, read at any place.
+pub trait ReadAt: Send + Sync {
+    /// Size in bytes.
+    fn bytes(&self) -> u64;
+
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` beyond the end, or what the system says.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// Refuses names that could mean something to a directory: empty or dotted components, absolute paths, odd characters.
+fn check_name(name: &str) -> io::Result<()> {
+    let component = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    if name.len() <= OBJECT_NAME_BYTES_MAX && name.split('/').all(component) && name.split('/').count() <= 2 {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name an object")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for name in ["", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", ".hidden", "a\0b", "a b", "a/b/c"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("volume-1/0000000001.parquet").is_ok());
+    }
+}
