@@ -226,7 +226,9 @@ impl Machine<'_> {
         } else {
             TCG
         };
-        let mut cmd = Command::new("qemu-system-x86_64");
+        // A machine must not outlive us, however we end: the kernel sees to it, which setpriv asks for.
+        let mut cmd = Command::new("setpriv");
+        cmd.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         cmd.args(accel)
             .args(["-smp", "2", "-m", &format!("{}M", self.mem_mib)]);
         cmd.args([

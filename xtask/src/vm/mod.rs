@@ -14,6 +14,7 @@ mod run;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
@@ -24,6 +25,9 @@ use crate::{Outcome, setup, toolchain};
 
 /// Programs of the host that a run needs.
 const HOST_PACKAGES: &[&str] = &["qemu-system-x86"];
+
+/// How long the remains of a failed run are kept.
+const RUN_KEPT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Arguments of `cargo xtask vm`.
 #[derive(Args)]
@@ -60,11 +64,28 @@ pub(crate) fn ensure_host() -> Result<()> {
 pub(crate) fn run_dir(what: &str) -> Result<PathBuf> {
     let all = setup::workspace_root().join("target/vm");
     fs::create_dir_all(&all).with_context(|| format!("create {}", all.display()))?;
+    remove_old_runs(&all)?;
     let dir = tempfile::Builder::new()
         .prefix(&format!("{what}-"))
         .tempdir_in(&all)
         .context("create run directory")?;
     Ok(dir.keep())
+}
+
+/// Failed runs leave their disks for whoever looks into the failure, but not for ever.
+fn remove_old_runs(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all).with_context(|| format!("list {}", all.display()))? {
+        let entry = entry.with_context(|| format!("list {}", all.display()))?;
+        let age = entry
+            .metadata()
+            .and_then(|m| m.modified())
+            .map(|at| at.elapsed().unwrap_or_default());
+        if entry.file_name() != "bin" && age.is_ok_and(|age| age > RUN_KEPT_MAX) {
+            // Another run of xtask may be faster.
+            _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// One of the project's programs, as it was built last, without its debug information: it travels to every guest.
