@@ -1,8 +1,18 @@
 //! `cargo xtask test`: every check, and one closing line with counts.
+//!
+//! Owns which checks there are, their order (quick ones first), and the verdict. How a round trip is made is the
+//! business of `vm`; what the workloads are lies in `tests/scenarios`.
 
+use std::io::{BufRead as _, BufReader};
+use std::ops::AddAssign;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::Outcome;
+use crate::setup::{self, say};
+use crate::{Outcome, build, check_scenarios, tidy, toolchain};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -18,6 +28,235 @@ pub(crate) struct TestArgs {
     soak: bool,
 }
 
-pub(crate) fn run(_args: TestArgs) -> Outcome {
-    anyhow::bail!("test is being written")
+/// How many checks ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    const ONE_FAILED: Self = Self {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+
+    /// The closing line, which other programs read: its form is fixed.
+    fn closing_line(self) -> String {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        let skips = if skipped == 0 {
+            String::new()
+        } else {
+            format!(", {skipped} skipped")
+        };
+        format!("{passed} passed, {failed} failed{skips}")
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = other;
+        self.passed += passed;
+        self.failed += failed;
+        self.skipped += skipped;
+    }
+}
+
+pub(crate) fn run(args: TestArgs) -> Outcome {
+    let TestArgs { quick, matrix, soak } = args;
+    if matrix {
+        return Ok(setup::not_there_yet("test --matrix", "the test matrix"));
+    }
+    if soak {
+        return Ok(setup::not_there_yet("test --soak", "the long random runs"));
+    }
+    let mut tally = Tally::default();
+    tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));
+    tally.check("format of the eBPF programs", || {
+        cargo(&["fmt", "--manifest-path", "ebpf/Cargo.toml", "--", "--check"])
+    });
+    tally.check("tidy", tidy_check);
+    tally.check("eBPF object", || build::build_ebpf().map(drop));
+    tally.check("lints", || {
+        cargo(&[
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    });
+    tally.check("lints of the eBPF programs", build::clippy_ebpf);
+    tally.count("unit and property tests", unit_tests);
+    if !quick {
+        for scenario in &check_scenarios::CI {
+            tally.check(&format!("scenario {scenario}"), || {
+                check_scenarios::pass(scenario)
+            });
+        }
+    }
+    for name in &tally.failures {
+        say(&format!("FAILED: {name}"));
+    }
+    println!("{}", tally.counts.closing_line());
+    Ok(if tally.counts.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What was run so far.
+#[derive(Default)]
+struct Tally {
+    counts: Counts,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Runs a check that either passes or fails.
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
+        self.count(name, || {
+            check().map(|()| Counts {
+                passed: 1,
+                ..Counts::default()
+            })
+        });
+    }
+
+    /// Runs a check that counts by itself. A failure does not keep the checks after it from being run.
+    fn count(&mut self, name: &str, check: impl FnOnce() -> Result<Counts>) {
+        say(&format!("== {name}"));
+        let started = Instant::now();
+        let counts = check().unwrap_or_else(|error| {
+            say(&format!("{name}: {error:#}"));
+            Counts::ONE_FAILED
+        });
+        if counts.failed > 0 {
+            self.failures.push(name.to_owned());
+        }
+        self.counts += counts;
+        let verdict = if counts.failed == 0 { "ok" } else { "FAILED" };
+        say(&format!(
+            "== {name}: {verdict}, {:.0} s",
+            started.elapsed().as_secs_f64()
+        ));
+    }
+}
+
+/// Runs cargo in the root of the work tree.
+fn cargo(args: &[&str]) -> Result<()> {
+    setup::run(toolchain::cargo().current_dir(setup::workspace_root()).args(args))
+}
+
+fn tidy_check() -> Result<()> {
+    let findings = tidy::findings()?;
+    for finding in &findings {
+        say(finding);
+    }
+    anyhow::ensure!(findings.is_empty(), "{} finding(s)", findings.len());
+    Ok(())
+}
+
+/// Runs the tests of all crates and counts them by what the test programs say.
+fn unit_tests() -> Result<Counts> {
+    let mut cmd: Command = toolchain::cargo();
+    cmd.current_dir(setup::workspace_root())
+        .args(["test", "--quiet", "--workspace", "--no-fail-fast"]);
+    let mut child = cmd
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo test")?;
+    let stdout = child.stdout.take().context("read output of cargo test")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("read output of cargo test")?;
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        counts += parse_result(&line).unwrap_or_default();
+    }
+    let status = child.wait().context("wait for cargo test")?;
+    // A test program that does not compile, or that dies, reports no count of its own.
+    if !status.success() && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// Reads `test result: ok. 8 passed; 0 failed; 1 ignored; ...`.
+fn parse_result(line: &str) -> Option<Counts> {
+    let rest = line.trim().strip_prefix("test result: ")?.split_once(". ")?.1;
+    let number = |what: &str| -> Option<u64> {
+        rest.split("; ")
+            .find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
+    };
+    Some(Counts {
+        passed: number("passed")?,
+        failed: number("failed")?,
+        skipped: number("ignored")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_test_programs_are_read() {
+        let line = "test result: FAILED. 8 passed; 2 failed; 1 ignored; 0 measured; 7 filtered out; finished in 0.00s";
+        assert_eq!(
+            parse_result(line),
+            Some(Counts {
+                passed: 8,
+                failed: 2,
+                skipped: 1
+            })
+        );
+        assert_eq!(parse_result("running 8 tests"), None);
+    }
+
+    #[test]
+    fn closing_line_has_the_fixed_form() {
+        let mut counts = Counts {
+            passed: 3,
+            failed: 0,
+            skipped: 0,
+        };
+        assert_eq!(counts.closing_line(), "3 passed, 0 failed");
+        counts += Counts {
+            passed: 0,
+            failed: 1,
+            skipped: 2,
+        };
+        assert_eq!(counts.closing_line(), "3 passed, 1 failed, 2 skipped");
+    }
+
+    #[test]
+    fn a_failed_check_is_counted_and_named() {
+        let mut tally = Tally::default();
+        tally.check("good", || Ok(()));
+        tally.check("bad", || anyhow::bail!("no"));
+        assert_eq!(
+            tally.counts,
+            Counts {
+                passed: 1,
+                failed: 1,
+                skipped: 0
+            }
+        );
+        assert_eq!(tally.failures, ["bad"]);
+    }
 }
