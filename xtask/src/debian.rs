@@ -54,24 +54,6 @@ pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
     .with_context(|| format!("download {} of Debian {suite}", packages.join(" ")))
 }
 
-/// Like [`download`], with everything the packages depend on (no recommendations), from an empty system on.
-///
-/// # Errors
-/// As for [`download`], and when the dependencies cannot be satisfied within the suite.
-pub(crate) fn download_with_deps(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
-    let apt = PrivateApt::open(suite)?;
-    let _lock = apt.lock()?;
-    let mut args = vec!["install"];
-    args.extend(packages);
-    apt.retry_with_fresh_lists(|apt| apt.fetch(&args))
-        .with_context(|| {
-            format!(
-                "download {} of Debian {suite} with dependencies",
-                packages.join(" ")
-            )
-        })
-}
-
 /// The newest version of a package in a suite, or `None` when the suite has no such package.
 ///
 /// # Errors
@@ -322,7 +304,7 @@ impl PrivateApt {
         }
     }
 
-    /// Asks apt which files an action (`download NAME`, `install NAME...`) needs, and fetches the missing ones.
+    /// Asks apt which files an action (`download NAME`) needs, and fetches the missing ones.
     fn fetch(&self, action: &[&str]) -> Result<Vec<PathBuf>> {
         let plan = setup::output(
             self.command("apt-get")

@@ -9,6 +9,7 @@ mod check_scenarios;
 mod debian;
 mod demo;
 mod deploy;
+mod deploy_trial;
 mod setup;
 mod tidy;
 mod toolchain;

@@ -1,0 +1,54 @@
+#!/bin/bash
+# The trial of deploy, in a guest that runs Debian with systemd. Says what it does; ends with 0 only if all held.
+set -u
+trial=/opt/trial
+config=/etc/tapeworm.toml
+
+fail() {
+    echo "trial: $*" >&2
+    journalctl --no-pager --lines 40 --unit tapeworm.service >&2
+    exit 1
+}
+step() { echo "trial: $*" >&2; }
+deploy() { "$trial/xtask" deploy --bin-dir "$trial/bin" "$@"; }
+
+step "a host that has nothing yet"
+deploy || fail "deploy to an untouched host ended with $?"
+[ -x /usr/local/bin/recorder ] && [ -x /usr/local/bin/replayer ] || fail "a binary is missing"
+systemctl is-enabled --quiet tapeworm.service || fail "the service is not enabled"
+systemctl is-active --quiet tapeworm.service && fail "the service runs though no volume is configured"
+
+step "a file system to record, a medium, a configuration that names them"
+mkdir -p /srv /media/tape0 /root/.ssh
+mkfs.ext4 -q -F /dev/guest/origin && mount /dev/guest/origin /srv || fail "cannot mount the origin"
+mkfs.ext4 -q -F /dev/guest/medium && mount /dev/guest/medium /media/tape0 || fail "cannot mount the medium"
+cp -a /usr/share/perl5 /srv/before
+printf '[[volume]]\npath = "/srv"\nmedium = "/media/tape0"\nspool = "/var/lib/tapeworm/spool"\n' > $config
+sum=$(sha256sum < $config)
+
+step "the same host again, this time over ssh"
+ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 || fail "cannot make a key"
+cat /root/.ssh/id_ed25519.pub > /root/.ssh/authorized_keys
+ssh-keygen -A > /dev/null
+systemctl start ssh.service || fail "cannot start sshd"
+ip link set lo up
+ssh-keyscan -T 20 127.0.0.1 > /root/.ssh/known_hosts 2> /dev/null
+deploy --host root@127.0.0.1 || fail "deploy over ssh ended with $?"
+[ "$sum" = "$(sha256sum < $config)" ] || fail "deploy changed an existing configuration"
+systemctl is-active --quiet tapeworm.service || fail "the service does not run"
+
+step "work on the recorded file system"
+cp -a /usr/share/perl5 /srv/after
+rm -r /srv/before
+echo changed > /srv/file && mv /srv/file /srv/moved && chmod 0600 /srv/moved
+recorder flush --wait >&2 || fail "recorder flush ended with $?"
+systemctl stop tapeworm.service || fail "the service does not stop"
+
+step "what was recorded, restored"
+replayer verify --medium /media/tape0 >&2 || fail "replayer verify ended with $?"
+mkdir -p /var/tmp/restored
+replayer restore --medium /media/tape0 --to /var/tmp/restored >&2 || fail "replayer restore ended with $?"
+"$trial/bin/oracle" digest /srv --out /tmp/live >&2 || fail "oracle ended with $?"
+"$trial/bin/oracle" digest /var/tmp/restored --out /tmp/restored >&2 || fail "oracle ended with $?"
+"$trial/bin/oracle" compare /tmp/live /tmp/restored >&2 || fail "the restored tree differs"
+step "all held"
