@@ -1,8 +1,19 @@
 //! The journal: what is written on media, and what it means.
+//!
+//! Owns records, segments, manifests, the chain, the store interface, and the meaning of it all (fold, points, verify). It knows
+//! nothing of how changes are captured (`abi`, aya) nor of how a tree is made on a disk.
 
 mod convert;
 mod error;
+mod label;
+mod manifest;
 pub mod record;
 mod schema;
+mod segment;
 pub mod store;
+
+pub use convert::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, XATTR_VALUE_BYTES_MAX, op_name};
 pub use error::{Error, Result};
+pub use label::{LABEL_NAME, Label};
+pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeInfo};
+pub use segment::Projection;

@@ -1,0 +1,119 @@
+//! The label: what makes a directory a medium of ours, and what lies beside it so that the medium explains itself.
+
+use std::io::{Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::manifest::FORMAT_VERSION;
+use crate::store::{ObjectKind, Store};
+
+/// Object name of the label.
+pub const LABEL_NAME: &str = "tapeworm.label.json";
+const FORMAT_NAME: &str = "FORMAT.md";
+const README_NAME: &str = "README.txt";
+const REPLAYER_NAME: &str = "replayer";
+const LABEL_BYTES_MAX: u64 = 1 << 16;
+
+const README: &str = "\
+This is a medium of tapeworm: a journal of everything that happened to a file system.
+
+It can be read with what lies here and nothing else:
+  ./replayer points  --medium .        the moments that can be restored
+  ./replayer verify  --medium .        hashes, chain, every record
+  ./replayer restore --medium . --to /an/empty/directory
+  ./replayer restore --medium . --device /dev/a-blank-disk
+
+replayer is one static program for x86-64 Linux. FORMAT.md specifies every byte, should it not run any more; each segment
+(*.parquet) is plain Apache Parquet and opens in any SQL engine that reads it.
+Nothing here is ever changed once written. If a program offers to repair this medium, copy it first.
+";
+
+/// The label of a medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    /// [`FORMAT_VERSION`].
+    pub format: u32,
+    /// The medium's own uuid.
+    pub medium: String,
+    /// When it was labelled, nanoseconds since 1970.
+    pub created_ns: i64,
+    /// Program and version that labelled it.
+    pub writer: String,
+}
+
+impl Label {
+    /// Reads a medium's label; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`] for a label that is damaged, [`Error::Unsupported`] for one of a later format.
+    pub fn read(store: &dyn Store) -> Result<Option<Self>> {
+        let object = match store.open(LABEL_NAME) {
+            Ok(object) => object,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format!("open the label of {}", store.describe()), error)),
+        };
+        let broken = |why: String| Error::Integrity(format!("the label of {} is damaged: {why}", store.describe()));
+        if object.bytes() > LABEL_BYTES_MAX {
+            return Err(broken(format!("{} bytes", object.bytes())));
+        }
+        let mut bytes = vec![0; usize::try_from(object.bytes()).unwrap_or(0)];
+        object.read_exact_at(&mut bytes, 0).map_err(|error| Error::io("read the label", error))?;
+        let label: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        if label.format != FORMAT_VERSION {
+            return Err(Error::Unsupported(format!(
+                "{} has format {}, this program writes {FORMAT_VERSION}",
+                store.describe(),
+                label.format
+            )));
+        }
+        Ok(Some(label))
+    }
+
+    /// Reads the label, or labels a medium that has none: specification, README and replayer first, the label last, so that
+    /// a labelled medium is always self-sufficient.
+    ///
+    /// # Errors
+    /// As [`Label::read`]; [`Error::MediumFull`].
+    pub fn ensure(store: &dyn Store, replayer: &[u8], now_ns: i64) -> Result<Self> {
+        if let Some(label) = Self::read(store)? {
+            return Ok(label);
+        }
+        put(store, FORMAT_NAME, ObjectKind::Plain, include_bytes!("../FORMAT.md"))?;
+        put(store, README_NAME, ObjectKind::Plain, README.as_bytes())?;
+        put(store, REPLAYER_NAME, ObjectKind::Executable, replayer)?;
+        let label = Self {
+            format: FORMAT_VERSION,
+            medium: random_uuid()?,
+            created_ns: now_ns,
+            writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let bytes = serde_json::to_vec_pretty(&label).map_err(|error| Error::Integrity(error.to_string()))?;
+        put(store, LABEL_NAME, ObjectKind::Plain, &bytes)?;
+        Ok(label)
+    }
+}
+
+/// Seals an object; one that is there already, from an interrupted labelling, is left as it is.
+fn put(store: &dyn Store, name: &str, kind: ObjectKind, bytes: &[u8]) -> Result<()> {
+    let context = || format!("write {name} to {}", store.describe());
+    let mut object = match store.create(name, kind) {
+        Ok(object) => object,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(Error::io(context(), error)),
+    };
+    object.write_all(bytes).and_then(|()| object.seal()).map_err(|error| Error::io(context(), error))
+}
+
+/// A version 4 uuid from the kernel's random numbers.
+fn random_uuid() -> Result<String> {
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|error| Error::io("read random numbers", error))?;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+}

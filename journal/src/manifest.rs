@@ -1,0 +1,174 @@
+//! The manifest: what stands beside each segment and ties it into the chain. JSON, written once after its segment.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::record::InodeKey;
+
+/// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
+pub const FORMAT_VERSION: u32 = 1;
+/// Largest manifest that is read, in bytes.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// The recorded file system, as it was at attach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeInfo {
+    /// Its own uuid, lower case with dashes.
+    pub uuid: String,
+    /// Type: ext4, xfs, btrfs.
+    pub fs_type: String,
+    /// Its label; empty if it has none.
+    pub label: String,
+    /// Block size in bytes.
+    pub block_size: u32,
+    /// Size of the file system in bytes.
+    pub size_bytes: u64,
+    /// Root directory.
+    pub root: InodeKey,
+    /// Where it was mounted.
+    pub mount_path: String,
+    /// Host that recorded it.
+    pub hostname: String,
+}
+
+/// A row group of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowGroup {
+    /// First byte in the segment.
+    pub offset: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// BLAKE3 of the bytes, hexadecimal.
+    pub blake3: String,
+}
+
+/// What kind of point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointKind {
+    /// A named moment.
+    Mark,
+    /// An epoch's base begins.
+    BaseBegin,
+    /// An epoch's base is complete: from here on any moment can be restored.
+    BaseEnd,
+    /// A hole begins.
+    Hole,
+    /// A hole is repaired.
+    HoleClosed,
+}
+
+/// A moment worth knowing without reading the segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    /// What it is.
+    pub kind: PointKind,
+    /// Its sequence number.
+    pub seq: u64,
+    /// When, nanoseconds since 1970.
+    pub time_ns: i64,
+    /// Name of a mark, empty otherwise.
+    pub name: String,
+}
+
+/// The manifest of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub format: u32,
+    /// The volume.
+    pub volume: VolumeInfo,
+    /// Epoch, from 1.
+    pub epoch: u64,
+    /// Index of the segment in the volume's journal, from 1.
+    pub index: u64,
+    /// First sequence number.
+    pub first_seq: u64,
+    /// Last sequence number.
+    pub last_seq: u64,
+    /// Time of the first record, nanoseconds since 1970.
+    pub first_time_ns: i64,
+    /// Time of the last record.
+    pub last_time_ns: i64,
+    /// Rows.
+    pub records: u64,
+    /// Size of the segment in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the segment, hexadecimal.
+    pub blake3: String,
+    /// Its row groups.
+    pub row_groups: Vec<RowGroup>,
+    /// BLAKE3 of the bytes of the manifest before this one; absent in the first.
+    pub previous: Option<String>,
+    /// Indexes directly below `index` that were begun and never completed: nothing is missing there.
+    pub void_indexes: Vec<u64>,
+    /// Marks, bases and holes in this segment, sorted by sequence number.
+    pub points: Vec<Point>,
+    /// Program and version that wrote it.
+    pub writer: String,
+}
+
+impl Manifest {
+    /// The bytes that are sealed, and hashed by the next manifest.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut bytes =
+            serde_json::to_vec_pretty(self).map_err(|error| Error::Integrity(format!("encode manifest: {error}")))?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    /// Reads and checks what can be checked without the segment.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`], or [`Error::Unsupported`] for a later format.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let broken = |error: &dyn std::fmt::Display| Error::Integrity(format!("{name} is no manifest: {error}"));
+        let Version { format } = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        if format != FORMAT_VERSION {
+            return Err(Error::Unsupported(format!(
+                "{name} has format {format}, this program reads {FORMAT_VERSION}: use the replayer that lies on its medium"
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        if name != manifest_name(&manifest.volume.uuid, manifest.index) {
+            let (uuid, index) = (&manifest.volume.uuid, manifest.index);
+            return Err(Error::Integrity(format!("{name} claims to be segment {index} of volume {uuid}: renamed or swapped")));
+        }
+        if manifest.first_seq > manifest.last_seq || manifest.epoch == 0 || manifest.records == 0 {
+            return Err(broken(&"its ranges are impossible"));
+        }
+        Ok(manifest)
+    }
+}
+
+/// Name of the segment's object.
+pub(crate) fn segment_name(uuid: &str, index: u64) -> String {
+    format!("{uuid}/{index:010}.parquet")
+}
+
+/// Name of the manifest's object.
+pub(crate) fn manifest_name(uuid: &str, index: u64) -> String {
+    format!("{uuid}/{index:010}.manifest.json")
+}
+
+/// Volume and index in the name of a segment or (true) a manifest.
+pub(crate) fn parse_name(name: &str) -> Option<(&str, u64, bool)> {
+    let (uuid, file) = name.split_once('/')?;
+    let (digits, suffix) = file.split_at_checked(10)?;
+    let index = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    match suffix {
+        ".parquet" => Some((uuid, index, false)),
+        ".manifest.json" => Some((uuid, index, true)),
+        _ => None,
+    }
+}

@@ -1,0 +1,310 @@
+//! A segment: records as one Parquet file, written in one pass and read by columns.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::reader::{ChunkReader, Length};
+use parquet::schema::types::ColumnPath;
+
+use crate::convert::{from_row, to_row};
+use crate::error::{Error, Result};
+use crate::manifest::RowGroup;
+use crate::record::{Op, Record};
+use crate::schema::{self, Builders, Columns};
+use crate::store::{Append, ReadAt};
+
+/// A row group ends at this many bytes of data and names: it bounds the memory of writer and reader.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// A row group ends at this many rows.
+const ROW_GROUP_ROWS: usize = 128 << 10;
+/// Rows decoded at once.
+const BATCH_ROWS: usize = 1024;
+/// Bytes that a row takes besides its variable ones, for accounting.
+const ROW_BYTES: usize = 256;
+
+/// What goes to the medium, hashed as it passes.
+struct HashingWriter {
+    inner: Box<dyn Append>,
+    hashes: Arc<Mutex<Hashes>>,
+}
+
+#[derive(Default)]
+struct Hashes {
+    whole: blake3::Hasher,
+    group: blake3::Hasher,
+    bytes: u64,
+    group_start: u64,
+    groups: Vec<RowGroup>,
+}
+
+impl Hashes {
+    fn end_group(&mut self, rows: u64) {
+        let group = std::mem::take(&mut self.group);
+        self.groups.push(RowGroup {
+            offset: self.group_start,
+            bytes: self.bytes - self.group_start,
+            rows,
+            blake3: group.finalize().to_hex().to_string(),
+        });
+        self.group_start = self.bytes;
+    }
+}
+
+impl Write for HashingWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        hashes.whole.update(&bytes[..written]);
+        hashes.group.update(&bytes[..written]);
+        hashes.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// What is known of a segment once it is sealed.
+#[derive(Clone, Debug)]
+pub(crate) struct Summary {
+    pub(crate) bytes: u64,
+    pub(crate) blake3: String,
+    pub(crate) row_groups: Vec<RowGroup>,
+    pub(crate) records: u64,
+}
+
+/// Writes one segment.
+pub(crate) struct SegmentWriter {
+    writer: ArrowWriter<HashingWriter>,
+    hashes: Arc<Mutex<Hashes>>,
+    builders: Builders,
+    rows: usize,
+    pending_bytes: usize,
+    records: u64,
+}
+
+impl SegmentWriter {
+    /// Begins a segment; `keys` become key-value metadata of the file.
+    pub(crate) fn new(inner: Box<dyn Append>, keys: &[(&str, String)]) -> Result<Self> {
+        let hashes = Arc::new(Mutex::new(Hashes::default()));
+        let sink = HashingWriter { inner, hashes: Arc::clone(&hashes) };
+        let data = ColumnPath::from(schema::DATA);
+        let value = ColumnPath::from("xattr_value");
+        let level = ZstdLevel::try_new(1).map_err(|error| parquet_error("choose compression", error))?;
+        let metadata = keys.iter().map(|(key, value)| KeyValue::new(format!("tapeworm.{key}"), value.clone())).collect();
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_created_by(concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_key_value_metadata(Some(metadata))
+            .set_column_dictionary_enabled(data.clone(), false)
+            .set_column_statistics_enabled(data, EnabledStatistics::None)
+            .set_column_dictionary_enabled(value.clone(), false)
+            .set_column_statistics_enabled(value, EnabledStatistics::None)
+            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS * 2))
+            .build();
+        let writer = ArrowWriter::try_new(sink, schema::schema(), Some(properties))
+            .map_err(|error| parquet_error("begin segment", error))?;
+        Ok(Self { writer, hashes, builders: Builders::default(), rows: 0, pending_bytes: 0, records: 0 })
+    }
+
+    /// Appends a record.
+    pub(crate) fn push(&mut self, record: &Record) -> Result<()> {
+        self.builders.append(&to_row(record));
+        self.rows += 1;
+        self.records += 1;
+        self.pending_bytes += ROW_BYTES + variable_bytes(record);
+        if self.pending_bytes >= ROW_GROUP_BYTES || self.rows >= ROW_GROUP_ROWS {
+            self.end_row_group()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the segment has or will have, before compression for those still pending.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).bytes + self.pending_bytes as u64
+    }
+
+    fn end_row_group(&mut self) -> Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let batch = RecordBatch::try_new(schema::schema(), self.builders.finish())
+            .map_err(|error| Error::Integrity(format!("make a batch: {error}")))?;
+        self.writer.write(&batch).and_then(|()| self.writer.flush()).map_err(|error| parquet_error("write segment", error))?;
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).end_group(self.rows as u64);
+        (self.rows, self.pending_bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// Ends and seals the segment.
+    pub(crate) fn seal(mut self) -> Result<Summary> {
+        self.end_row_group()?;
+        let sink = self.writer.into_inner().map_err(|error| parquet_error("end segment", error))?;
+        sink.inner.seal().map_err(|error| Error::io("seal segment", error))?;
+        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Summary {
+            bytes: hashes.bytes,
+            blake3: hashes.whole.finalize().to_hex().to_string(),
+            row_groups: std::mem::take(&mut hashes.groups),
+            records: self.records,
+        })
+    }
+}
+
+fn variable_bytes(record: &Record) -> usize {
+    match &record.op {
+        Op::Write { data, .. } => data.len(),
+        Op::SetXattr { name, value } => name.len() + value.len(),
+        Op::Create { link_target: Some(target), .. } | Op::Snapshot { link_target: Some(target), .. } => target.len(),
+        _ => 0,
+    }
+}
+
+/// A full medium shows up as an I/O error inside a Parquet error.
+fn parquet_error(what: &str, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(source) => Error::io(what, *source),
+            Err(source) => Error::Integrity(format!("{what}: {source}")),
+        },
+        error => Error::Integrity(format!("{what}: {error}")),
+    }
+}
+
+/// Which columns are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Projection {
+    /// All but the data: `Op::Write` then has its length and no bytes.
+    Metadata,
+    /// Everything.
+    All,
+}
+
+/// An object as Parquet's reader wants it.
+#[derive(Clone)]
+struct Chunks(Arc<dyn ReadAt>);
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.0.bytes()
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = ChunkRead;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<ChunkRead> {
+        Ok(ChunkRead { object: Arc::clone(&self.0), offset: start })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let within = start.checked_add(length as u64).is_some_and(|end| end <= self.0.bytes());
+        if !within {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} are beyond the end")));
+        }
+        let mut buffer = vec![0; length];
+        self.0.read_exact_at(&mut buffer, start)?;
+        Ok(buffer.into())
+    }
+}
+
+/// Sequential reading from a place in an object.
+struct ChunkRead {
+    object: Arc<dyn ReadAt>,
+    offset: u64,
+}
+
+impl Read for ChunkRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.object.bytes().saturating_sub(self.offset);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.object.read_exact_at(&mut buffer[..length], self.offset)?;
+        self.offset += length as u64;
+        Ok(length)
+    }
+}
+
+/// Reads the records of one segment in order.
+pub(crate) struct SegmentReader {
+    name: String,
+    batches: ParquetRecordBatchReader,
+    projection: Projection,
+    columns: Option<Columns>,
+    next: usize,
+    row: u64,
+    last_seq: Option<u64>,
+}
+
+impl SegmentReader {
+    /// Opens a segment called `name` in messages.
+    pub(crate) fn new(object: Arc<dyn ReadAt>, name: &str, projection: Projection) -> Result<Self> {
+        let broken = |error: ParquetError| match error {
+            ParquetError::External(source) => match source.downcast::<io::Error>() {
+                Ok(source) => Error::io(format!("read {name}"), *source),
+                Err(source) => Error::Integrity(format!("{name} is no segment: {source}")),
+            },
+            error => Error::Integrity(format!("{name} is no segment: {error}")),
+        };
+        let chunks = Chunks(object);
+        let metadata = ArrowReaderMetadata::load(&chunks, ArrowReaderOptions::default()).map_err(broken)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata);
+        let mask = match projection {
+            Projection::All => ProjectionMask::all(),
+            Projection::Metadata => {
+                let schema = builder.parquet_schema();
+                let names: Vec<&str> =
+                    schema.columns().iter().map(|column| column.name()).filter(|name| *name != schema::DATA).collect();
+                ProjectionMask::columns(schema, names)
+            }
+        };
+        let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(broken)?;
+        Ok(Self { name: name.to_owned(), batches, projection, columns: None, next: 0, row: 0, last_seq: None })
+    }
+
+    fn broken(&self, why: impl std::fmt::Display) -> Error {
+        Error::Integrity(format!("{}, row {}: {why}", self.name, self.row))
+    }
+
+    fn step(&mut self) -> Result<Option<(u64, Record)>> {
+        let columns = loop {
+            match &self.columns {
+                Some(columns) if self.next < columns.rows() => break columns,
+                _ => match self.batches.next() {
+                    None => return Ok(None),
+                    Some(batch) => {
+                        let batch = batch.map_err(|error| self.broken(error))?;
+                        self.columns = Some(Columns::new(&batch).map_err(|why| self.broken(why))?);
+                        self.next = 0;
+                    }
+                },
+            }
+        };
+        let record = from_row(&columns.row(self.next), self.projection == Projection::All).map_err(|why| self.broken(why))?;
+        if self.last_seq.is_some_and(|last| record.seq <= last) {
+            return Err(self.broken(format!("sequence number {} is not above the one before", record.seq)));
+        }
+        self.last_seq = Some(record.last_seq);
+        let row = self.row;
+        self.next += 1;
+        self.row += 1;
+        Ok(Some((row, record)))
+    }
+}
+
+impl Iterator for SegmentReader {
+    /// Row number in the segment, and the record.
+    type Item = Result<(u64, Record)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
+    }
+}
