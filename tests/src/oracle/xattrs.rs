@@ -30,6 +30,10 @@ pub(super) fn read(
         Err(error) => return Err(error).context("list extended attributes"),
     };
     for name in names {
+        // XFS lists each ACL a second time, under the name it has on the disk; other file systems do not.
+        if name.as_encoded_bytes().starts_with(b"trusted.SGI_ACL_") {
+            continue;
+        }
         let Some(value) = xattr::get_deref(&path, &name).context("read extended attribute")? else {
             continue;
         };
