@@ -1,8 +1,6 @@
 //! Record to flat row and back. Pure. Rows come from media and are checked here: what this module returns is sound.
 
-use crate::record::{
-    Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
-};
+use crate::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
 use crate::schema::Row;
 
 /// Longest directory entry name in bytes.
@@ -45,9 +43,35 @@ pub fn op_name(op: &Op) -> &'static str {
 
 /// The row of a record.
 pub(crate) fn to_row(record: &Record) -> Row<'_> {
-    let Record { seq, last_seq, time_ns, inode, attributes, from_snapshot, actor, op } = record;
-    let Attributes { mode, uid, gid, rdev, size, atime, mtime, ctime, file_flags } = attributes;
-    let Actor { pid, tgid, uid: actor_uid, gid: actor_gid, cgroup, comm } = actor;
+    let Record {
+        seq,
+        last_seq,
+        time_ns,
+        inode,
+        attributes,
+        from_snapshot,
+        actor,
+        op,
+    } = record;
+    let Attributes {
+        mode,
+        uid,
+        gid,
+        rdev,
+        size,
+        atime,
+        mtime,
+        ctime,
+        file_flags,
+    } = attributes;
+    let Actor {
+        pid,
+        tgid,
+        uid: actor_uid,
+        gid: actor_gid,
+        cgroup,
+        comm,
+    } = actor;
     let mut row = Row {
         seq: Some(*seq),
         last_seq: Some(*last_seq),
@@ -85,29 +109,55 @@ fn put_op<'a>(op: &'a Op, row: &mut Row<'a>) {
         Op::Write { offset, data, length } => {
             (row.offset, row.length, row.data) = (Some(*offset), Some(*length), Some(data.as_slice()));
         }
-        Op::Create { entry, dir, link_target } => {
+        Op::Create {
+            entry,
+            dir,
+            link_target,
+        } => {
             put_entry(row, entry, Some(dir));
             row.link_target = link_target.as_deref();
         }
-        Op::Link { entry, dir } | Op::Unlink { entry, dir } | Op::Rmdir { entry, dir } => put_entry(row, entry, Some(dir)),
-        Op::Rename { from, from_dir, to, to_dir, victim } => {
+        Op::Link { entry, dir } | Op::Unlink { entry, dir } | Op::Rmdir { entry, dir } => {
+            put_entry(row, entry, Some(dir))
+        }
+        Op::Rename {
+            from,
+            from_dir,
+            to,
+            to_dir,
+            victim,
+        } => {
             put_entry(row, from, Some(from_dir));
             put_to_entry(row, to, to_dir);
             put_other(row, *victim);
         }
-        Op::Exchange { from, from_dir, to, to_dir, other } => {
+        Op::Exchange {
+            from,
+            from_dir,
+            to,
+            to_dir,
+            other,
+        } => {
             put_entry(row, from, Some(from_dir));
             put_to_entry(row, to, to_dir);
             put_other(row, Some(*other));
         }
-        Op::SetXattr { name, value } => (row.xattr_name, row.xattr_value) = (Some(name.as_slice()), Some(value.as_slice())),
+        Op::SetXattr { name, value } => {
+            (row.xattr_name, row.xattr_value) = (Some(name.as_slice()), Some(value.as_slice()))
+        }
         Op::RemoveXattr { name } => row.xattr_name = Some(name),
         Op::Fallocate { mode, offset, length } => {
             (row.fallocate_mode, row.offset, row.length) = (Some(*mode), Some(*offset), Some(*length));
         }
-        Op::Clone { source, source_offset, offset, length } => {
+        Op::Clone {
+            source,
+            source_offset,
+            offset,
+            length,
+        } => {
             put_other(row, Some(*source));
-            (row.source_offset, row.offset, row.length) = (Some(*source_offset), Some(*offset), Some(*length));
+            (row.source_offset, row.offset, row.length) =
+                (Some(*source_offset), Some(*offset), Some(*length));
         }
         Op::Snapshot { link_target, scope } => {
             row.link_target = link_target.as_deref();
@@ -166,13 +216,19 @@ pub(crate) fn from_row(row: &Row<'_>, with_data: bool) -> Result<Record, String>
         seq,
         last_seq,
         time_ns: need(row.time_ns, "time_ns")?,
-        inode: InodeKey { ino: need(row.ino, "ino")?, generation: need(row.generation, "generation")? },
+        inode: InodeKey {
+            ino: need(row.ino, "ino")?,
+            generation: need(row.generation, "generation")?,
+        },
         attributes: Attributes {
             mode: row.mode,
             uid: row.uid,
             gid: row.gid,
             rdev: row.rdev,
-            size: row.size.map(|size| bounded(size, OFFSET_MAX, "size")).transpose()?,
+            size: row
+                .size
+                .map(|size| bounded(size, OFFSET_MAX, "size"))
+                .transpose()?,
             atime: time(row.atime_sec, row.atime_nsec, "atime")?,
             mtime: time(row.mtime_sec, row.mtime_nsec, "mtime")?,
             ctime: time(row.ctime_sec, row.ctime_nsec, "ctime")?,
@@ -194,37 +250,84 @@ pub(crate) fn from_row(row: &Row<'_>, with_data: bool) -> Result<Record, String>
 fn op(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
     Ok(match need(row.op, "op")? {
         "write" => write(row, with_data)?,
-        "create" => {
-            Op::Create { entry: entry(row)?, dir: dir_times(row)?, link_target: link_target(row)? }
-        }
+        "create" => Op::Create {
+            entry: entry(row)?,
+            dir: dir_times(row)?,
+            link_target: link_target(row)?,
+        },
         "create_unnamed" => Op::CreateUnnamed,
-        "link" => Op::Link { entry: entry(row)?, dir: dir_times(row)? },
-        "unlink" => Op::Unlink { entry: entry(row)?, dir: dir_times(row)? },
-        "rmdir" => Op::Rmdir { entry: entry(row)?, dir: dir_times(row)? },
+        "link" => Op::Link {
+            entry: entry(row)?,
+            dir: dir_times(row)?,
+        },
+        "unlink" => Op::Unlink {
+            entry: entry(row)?,
+            dir: dir_times(row)?,
+        },
+        "rmdir" => Op::Rmdir {
+            entry: entry(row)?,
+            dir: dir_times(row)?,
+        },
         "rename" => {
-            let (from, from_dir, to, to_dir) = (entry(row)?, dir_times(row)?, to_entry(row)?, to_dir_times(row)?);
-            Op::Rename { from, from_dir, to, to_dir, victim: other(row)? }
+            let (from, from_dir, to, to_dir) =
+                (entry(row)?, dir_times(row)?, to_entry(row)?, to_dir_times(row)?);
+            Op::Rename {
+                from,
+                from_dir,
+                to,
+                to_dir,
+                victim: other(row)?,
+            }
         }
         "exchange" => {
-            let (from, from_dir, to, to_dir) = (entry(row)?, dir_times(row)?, to_entry(row)?, to_dir_times(row)?);
-            Op::Exchange { from, from_dir, to, to_dir, other: need(other(row)?, "other_ino")? }
+            let (from, from_dir, to, to_dir) =
+                (entry(row)?, dir_times(row)?, to_entry(row)?, to_dir_times(row)?);
+            Op::Exchange {
+                from,
+                from_dir,
+                to,
+                to_dir,
+                other: need(other(row)?, "other_ino")?,
+            }
         }
         "evict" => Op::Evict,
         "setattr" => Op::SetAttr,
         "setxattr" => {
             let value = need(row.xattr_value, "xattr_value")?;
-            bounded(value.len() as u64, XATTR_VALUE_BYTES_MAX as u64, "bytes of xattr_value")?;
-            Op::SetXattr { name: xattr_name(row)?, value: value.to_vec() }
+            bounded(
+                value.len() as u64,
+                XATTR_VALUE_BYTES_MAX as u64,
+                "bytes of xattr_value",
+            )?;
+            Op::SetXattr {
+                name: xattr_name(row)?,
+                value: value.to_vec(),
+            }
         }
-        "removexattr" => Op::RemoveXattr { name: xattr_name(row)? },
+        "removexattr" => Op::RemoveXattr {
+            name: xattr_name(row)?,
+        },
         "fallocate" => {
             let (offset, length) = range(row)?;
-            Op::Fallocate { mode: need(row.fallocate_mode, "fallocate_mode")?, offset, length }
+            Op::Fallocate {
+                mode: need(row.fallocate_mode, "fallocate_mode")?,
+                offset,
+                length,
+            }
         }
         "clone" => {
             let (offset, length) = range(row)?;
-            let source_offset = bounded(need(row.source_offset, "source_offset")?, OFFSET_MAX - length, "source_offset")?;
-            Op::Clone { source: need(other(row)?, "other_ino")?, source_offset, offset, length }
+            let source_offset = bounded(
+                need(row.source_offset, "source_offset")?,
+                OFFSET_MAX - length,
+                "source_offset",
+            )?;
+            Op::Clone {
+                source: need(other(row)?, "other_ino")?,
+                source_offset,
+                offset,
+                length,
+            }
         }
         "snapshot" => Op::Snapshot {
             link_target: link_target(row)?,
@@ -235,20 +338,35 @@ fn op(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
             },
         },
         "snapshot_entry" => Op::SnapshotEntry { entry: entry(row)? },
-        "snapshot_end" => Op::SnapshotEnd { begin_seq: need(row.ref_seq, "ref_seq")? },
+        "snapshot_end" => Op::SnapshotEnd {
+            begin_seq: need(row.ref_seq, "ref_seq")?,
+        },
         "base_begin" => Op::BaseBegin,
-        "base_end" => Op::BaseEnd { begin_seq: need(row.ref_seq, "ref_seq")? },
-        "mark" => Op::Mark { name: need(row.mark, "mark")?.to_owned() },
+        "base_end" => Op::BaseEnd {
+            begin_seq: need(row.ref_seq, "ref_seq")?,
+        },
+        "mark" => Op::Mark {
+            name: need(row.mark, "mark")?.to_owned(),
+        },
         "barrier" => Op::Barrier,
-        "hole" => Op::Hole { last_seq: need(row.ref_seq, "ref_seq")?, inode: other(row)? },
-        "hole_closed" => Op::HoleClosed { hole_seq: need(row.ref_seq, "ref_seq")? },
+        "hole" => Op::Hole {
+            last_seq: need(row.ref_seq, "ref_seq")?,
+            inode: other(row)?,
+        },
+        "hole_closed" => Op::HoleClosed {
+            hole_seq: need(row.ref_seq, "ref_seq")?,
+        },
         unknown => return Err(format!("unknown operation {unknown:?}")),
     })
 }
 
 fn write(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
     let (offset, length) = range(row)?;
-    let data = if with_data { need(row.data, "data")?.to_vec() } else { Vec::new() };
+    let data = if with_data {
+        need(row.data, "data")?.to_vec()
+    } else {
+        Vec::new()
+    };
     if with_data && data.len() as u64 != length {
         return Err(format!("length says {length} bytes, data has {}", data.len()));
     }
@@ -260,7 +378,11 @@ fn need<T>(value: Option<T>, column: &str) -> Result<T, String> {
 }
 
 fn bounded(value: u64, max: u64, what: &str) -> Result<u64, String> {
-    if value > max { Err(format!("{what} is {value}, above {max}")) } else { Ok(value) }
+    if value > max {
+        Err(format!("{what} is {value}, above {max}"))
+    } else {
+        Ok(value)
+    }
 }
 
 fn range(row: &Row<'_>) -> Result<(u64, u64), String> {
@@ -282,7 +404,11 @@ fn checked_name(name: &[u8]) -> Result<Vec<u8>, String> {
         || name.len() > NAME_BYTES_MAX
         || matches!(name, b"." | b"..")
         || name.iter().any(|byte| matches!(byte, b'/' | 0));
-    if hostile { Err(format!("{:?} cannot be a name", String::from_utf8_lossy(name))) } else { Ok(name.to_vec()) }
+    if hostile {
+        Err(format!("{:?} cannot be a name", String::from_utf8_lossy(name)))
+    } else {
+        Ok(name.to_vec())
+    }
 }
 
 fn entry(row: &Row<'_>) -> Result<Entry, String> {
@@ -290,7 +416,10 @@ fn entry(row: &Row<'_>) -> Result<Entry, String> {
         ino: need(row.parent_ino, "parent_ino")?,
         generation: need(row.parent_generation, "parent_generation")?,
     };
-    Ok(Entry { parent, name: checked_name(need(row.name, "name")?)? })
+    Ok(Entry {
+        parent,
+        name: checked_name(need(row.name, "name")?)?,
+    })
 }
 
 fn to_entry(row: &Row<'_>) -> Result<Entry, String> {
@@ -298,20 +427,40 @@ fn to_entry(row: &Row<'_>) -> Result<Entry, String> {
         ino: need(row.to_parent_ino, "to_parent_ino")?,
         generation: need(row.to_parent_generation, "to_parent_generation")?,
     };
-    Ok(Entry { parent, name: checked_name(need(row.to_name, "to_name")?)? })
+    Ok(Entry {
+        parent,
+        name: checked_name(need(row.to_name, "to_name")?)?,
+    })
 }
 
 fn dir_times(row: &Row<'_>) -> Result<DirTimes, String> {
     Ok(DirTimes {
-        mtime: need(time(row.parent_mtime_sec, row.parent_mtime_nsec, "parent_mtime")?, "parent_mtime_sec")?,
-        ctime: need(time(row.parent_ctime_sec, row.parent_ctime_nsec, "parent_ctime")?, "parent_ctime_sec")?,
+        mtime: need(
+            time(row.parent_mtime_sec, row.parent_mtime_nsec, "parent_mtime")?,
+            "parent_mtime_sec",
+        )?,
+        ctime: need(
+            time(row.parent_ctime_sec, row.parent_ctime_nsec, "parent_ctime")?,
+            "parent_ctime_sec",
+        )?,
     })
 }
 
 fn to_dir_times(row: &Row<'_>) -> Result<DirTimes, String> {
-    let mtime = time(row.to_parent_mtime_sec, row.to_parent_mtime_nsec, "to_parent_mtime")?;
-    let ctime = time(row.to_parent_ctime_sec, row.to_parent_ctime_nsec, "to_parent_ctime")?;
-    Ok(DirTimes { mtime: need(mtime, "to_parent_mtime_sec")?, ctime: need(ctime, "to_parent_ctime_sec")? })
+    let mtime = time(
+        row.to_parent_mtime_sec,
+        row.to_parent_mtime_nsec,
+        "to_parent_mtime",
+    )?;
+    let ctime = time(
+        row.to_parent_ctime_sec,
+        row.to_parent_ctime_nsec,
+        "to_parent_ctime",
+    )?;
+    Ok(DirTimes {
+        mtime: need(mtime, "to_parent_mtime_sec")?,
+        ctime: need(ctime, "to_parent_ctime_sec")?,
+    })
 }
 
 fn other(row: &Row<'_>) -> Result<Option<InodeKey>, String> {
@@ -334,7 +483,10 @@ fn link_target(row: &Row<'_>) -> Result<Option<Vec<u8>>, String> {
 fn xattr_name(row: &Row<'_>) -> Result<Vec<u8>, String> {
     let name = need(row.xattr_name, "xattr_name")?;
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains(&0) {
-        return Err(format!("{:?} cannot be an attribute's name", String::from_utf8_lossy(name)));
+        return Err(format!(
+            "{:?} cannot be an attribute's name",
+            String::from_utf8_lossy(name)
+        ));
     }
     Ok(name.to_vec())
 }

@@ -44,7 +44,10 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::MediumFull(what.into()),
-            _ => Self::Io { what: what.into(), source },
+            _ => Self::Io {
+                what: what.into(),
+                source,
+            },
         }
     }
 

@@ -52,14 +52,22 @@ impl Label {
         let object = match store.open(LABEL_NAME) {
             Ok(object) => object,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(format!("open the label of {}", store.describe()), error)),
+            Err(error) => {
+                return Err(Error::io(
+                    format!("open the label of {}", store.describe()),
+                    error,
+                ));
+            }
         };
-        let broken = |why: String| Error::Integrity(format!("the label of {} is damaged: {why}", store.describe()));
+        let broken =
+            |why: String| Error::Integrity(format!("the label of {} is damaged: {why}", store.describe()));
         if object.bytes() > LABEL_BYTES_MAX {
             return Err(broken(format!("{} bytes", object.bytes())));
         }
         let mut bytes = vec![0; usize::try_from(object.bytes()).unwrap_or(0)];
-        object.read_exact_at(&mut bytes, 0).map_err(|error| Error::io("read the label", error))?;
+        object
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|error| Error::io("read the label", error))?;
         let label: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
         if label.format != FORMAT_VERSION {
             return Err(Error::Unsupported(format!(
@@ -80,7 +88,12 @@ impl Label {
         if let Some(label) = Self::read(store)? {
             return Ok(label);
         }
-        put(store, FORMAT_NAME, ObjectKind::Plain, include_bytes!("../FORMAT.md"))?;
+        put(
+            store,
+            FORMAT_NAME,
+            ObjectKind::Plain,
+            include_bytes!("../FORMAT.md"),
+        )?;
         put(store, README_NAME, ObjectKind::Plain, README.as_bytes())?;
         put(store, REPLAYER_NAME, ObjectKind::Executable, replayer)?;
         let label = Self {
@@ -103,7 +116,10 @@ fn put(store: &dyn Store, name: &str, kind: ObjectKind, bytes: &[u8]) -> Result<
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(Error::io(context(), error)),
     };
-    object.write_all(bytes).and_then(|()| object.seal()).map_err(|error| Error::io(context(), error))
+    object
+        .write_all(bytes)
+        .and_then(|()| object.seal())
+        .map_err(|error| Error::io(context(), error))
 }
 
 /// A version 4 uuid from the kernel's random numbers.
@@ -115,5 +131,12 @@ fn random_uuid() -> Result<String> {
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
+    Ok(format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    ))
 }

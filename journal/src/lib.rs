@@ -5,15 +5,24 @@
 
 mod convert;
 mod error;
+pub mod fold;
 mod label;
 mod manifest;
+mod points;
+mod reader;
 pub mod record;
 mod schema;
 mod segment;
 pub mod store;
+mod verify;
+mod writer;
 
 pub use convert::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, XATTR_VALUE_BYTES_MAX, op_name};
 pub use error::{Error, Result};
 pub use label::{LABEL_NAME, Label};
 pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeInfo};
+pub use points::{At, OpenHole, ResolvedPoint};
+pub use reader::{Journal, Reader, RowRef, Segment};
 pub use segment::Projection;
+pub use verify::VerifyReport;
+pub use writer::{SealedSegment, Writer};

@@ -117,8 +117,8 @@ pub struct Manifest {
 impl Manifest {
     /// The bytes that are sealed, and hashed by the next manifest.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|error| Error::Integrity(format!("encode manifest: {error}")))?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::Integrity(format!("encode manifest: {error}")))?;
         bytes.push(b'\n');
         Ok(bytes)
     }
@@ -132,7 +132,8 @@ impl Manifest {
         struct Version {
             format: u32,
         }
-        let broken = |error: &dyn std::fmt::Display| Error::Integrity(format!("{name} is no manifest: {error}"));
+        let broken =
+            |error: &dyn std::fmt::Display| Error::Integrity(format!("{name} is no manifest: {error}"));
         let Version { format } = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
         if format != FORMAT_VERSION {
             return Err(Error::Unsupported(format!(
@@ -142,7 +143,9 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
         if name != manifest_name(&manifest.volume.uuid, manifest.index) {
             let (uuid, index) = (&manifest.volume.uuid, manifest.index);
-            return Err(Error::Integrity(format!("{name} claims to be segment {index} of volume {uuid}: renamed or swapped")));
+            return Err(Error::Integrity(format!(
+                "{name} claims to be segment {index} of volume {uuid}: renamed or swapped"
+            )));
         }
         if manifest.first_seq > manifest.last_seq || manifest.epoch == 0 || manifest.records == 0 {
             return Err(broken(&"its ranges are impossible"));
@@ -165,7 +168,10 @@ pub(crate) fn manifest_name(uuid: &str, index: u64) -> String {
 pub(crate) fn parse_name(name: &str) -> Option<(&str, u64, bool)> {
     let (uuid, file) = name.split_once('/')?;
     let (digits, suffix) = file.split_at_checked(10)?;
-    let index = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    let index = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())??;
     match suffix {
         ".parquet" => Some((uuid, index, false)),
         ".manifest.json" => Some((uuid, index, true)),

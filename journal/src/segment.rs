@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -96,11 +98,17 @@ impl SegmentWriter {
     /// Begins a segment; `keys` become key-value metadata of the file.
     pub(crate) fn new(inner: Box<dyn Append>, keys: &[(&str, String)]) -> Result<Self> {
         let hashes = Arc::new(Mutex::new(Hashes::default()));
-        let sink = HashingWriter { inner, hashes: Arc::clone(&hashes) };
+        let sink = HashingWriter {
+            inner,
+            hashes: Arc::clone(&hashes),
+        };
         let data = ColumnPath::from(schema::DATA);
         let value = ColumnPath::from("xattr_value");
         let level = ZstdLevel::try_new(1).map_err(|error| parquet_error("choose compression", error))?;
-        let metadata = keys.iter().map(|(key, value)| KeyValue::new(format!("tapeworm.{key}"), value.clone())).collect();
+        let metadata = keys
+            .iter()
+            .map(|(key, value)| KeyValue::new(format!("tapeworm.{key}"), value.clone()))
+            .collect();
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
             .set_created_by(concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -113,7 +121,14 @@ impl SegmentWriter {
             .build();
         let writer = ArrowWriter::try_new(sink, schema::schema(), Some(properties))
             .map_err(|error| parquet_error("begin segment", error))?;
-        Ok(Self { writer, hashes, builders: Builders::default(), rows: 0, pending_bytes: 0, records: 0 })
+        Ok(Self {
+            writer,
+            hashes,
+            builders: Builders::default(),
+            rows: 0,
+            pending_bytes: 0,
+            records: 0,
+        })
     }
 
     /// Appends a record.
@@ -139,8 +154,14 @@ impl SegmentWriter {
         }
         let batch = RecordBatch::try_new(schema::schema(), self.builders.finish())
             .map_err(|error| Error::Integrity(format!("make a batch: {error}")))?;
-        self.writer.write(&batch).and_then(|()| self.writer.flush()).map_err(|error| parquet_error("write segment", error))?;
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).end_group(self.rows as u64);
+        self.writer
+            .write(&batch)
+            .and_then(|()| self.writer.flush())
+            .map_err(|error| parquet_error("write segment", error))?;
+        self.hashes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .end_group(self.rows as u64);
         (self.rows, self.pending_bytes) = (0, 0);
         Ok(())
     }
@@ -148,8 +169,13 @@ impl SegmentWriter {
     /// Ends and seals the segment.
     pub(crate) fn seal(mut self) -> Result<Summary> {
         self.end_row_group()?;
-        let sink = self.writer.into_inner().map_err(|error| parquet_error("end segment", error))?;
-        sink.inner.seal().map_err(|error| Error::io("seal segment", error))?;
+        let sink = self
+            .writer
+            .into_inner()
+            .map_err(|error| parquet_error("end segment", error))?;
+        sink.inner
+            .seal()
+            .map_err(|error| Error::io("seal segment", error))?;
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Summary {
             bytes: hashes.bytes,
@@ -164,7 +190,14 @@ fn variable_bytes(record: &Record) -> usize {
     match &record.op {
         Op::Write { data, .. } => data.len(),
         Op::SetXattr { name, value } => name.len() + value.len(),
-        Op::Create { link_target: Some(target), .. } | Op::Snapshot { link_target: Some(target), .. } => target.len(),
+        Op::Create {
+            link_target: Some(target),
+            ..
+        }
+        | Op::Snapshot {
+            link_target: Some(target),
+            ..
+        } => target.len(),
         _ => 0,
     }
 }
@@ -203,13 +236,20 @@ impl ChunkReader for Chunks {
     type T = ChunkRead;
 
     fn get_read(&self, start: u64) -> parquet::errors::Result<ChunkRead> {
-        Ok(ChunkRead { object: Arc::clone(&self.0), offset: start })
+        Ok(ChunkRead {
+            object: Arc::clone(&self.0),
+            offset: start,
+        })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let within = start.checked_add(length as u64).is_some_and(|end| end <= self.0.bytes());
+        let within = start
+            .checked_add(length as u64)
+            .is_some_and(|end| end <= self.0.bytes());
         if !within {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} are beyond the end")));
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes at {start} are beyond the end"
+            )));
         }
         let mut buffer = vec![0; length];
         self.0.read_exact_at(&mut buffer, start)?;
@@ -261,13 +301,29 @@ impl SegmentReader {
             Projection::All => ProjectionMask::all(),
             Projection::Metadata => {
                 let schema = builder.parquet_schema();
-                let names: Vec<&str> =
-                    schema.columns().iter().map(|column| column.name()).filter(|name| *name != schema::DATA).collect();
+                let names: Vec<&str> = schema
+                    .columns()
+                    .iter()
+                    .map(|column| column.name())
+                    .filter(|name| *name != schema::DATA)
+                    .collect();
                 ProjectionMask::columns(schema, names)
             }
         };
-        let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(broken)?;
-        Ok(Self { name: name.to_owned(), batches, projection, columns: None, next: 0, row: 0, last_seq: None })
+        let batches = builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(broken)?;
+        Ok(Self {
+            name: name.to_owned(),
+            batches,
+            projection,
+            columns: None,
+            next: 0,
+            row: 0,
+            last_seq: None,
+        })
     }
 
     fn broken(&self, why: impl std::fmt::Display) -> Error {
@@ -288,9 +344,13 @@ impl SegmentReader {
                 },
             }
         };
-        let record = from_row(&columns.row(self.next), self.projection == Projection::All).map_err(|why| self.broken(why))?;
+        let record = from_row(&columns.row(self.next), self.projection == Projection::All)
+            .map_err(|why| self.broken(why))?;
         if self.last_seq.is_some_and(|last| record.seq <= last) {
-            return Err(self.broken(format!("sequence number {} is not above the one before", record.seq)));
+            return Err(self.broken(format!(
+                "sequence number {} is not above the one before",
+                record.seq
+            )));
         }
         self.last_seq = Some(record.last_seq);
         let row = self.row;

@@ -28,9 +28,14 @@ impl DirStore {
     /// `NotADirectory` or `NotFound`.
     pub fn open(root: &Path) -> io::Result<Self> {
         if !fs::metadata(root)?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", root.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                format!("{} is not a directory", root.display()),
+            ));
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// Removes what an interrupted writer left unsealed. Only the one writer of a medium may call this.
@@ -42,7 +47,9 @@ impl DirStore {
         for directory in self.directories()? {
             for entry in fs::read_dir(&directory)? {
                 let entry = entry?;
-                if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) && entry.file_type()?.is_file() {
+                if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX)
+                    && entry.file_type()?.is_file()
+                {
                     fs::remove_file(entry.path())?;
                     removed += 1;
                 }
@@ -69,21 +76,34 @@ impl Store for DirStore {
         check_name(name)?;
         let target = self.root.join(name);
         if target.symlink_metadata().is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is sealed", target.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} is sealed", target.display()),
+            ));
         }
         let directory = target.parent().unwrap_or(&self.root).to_owned();
         if !directory.exists() {
             fs::create_dir(&directory)?;
             sync_directory(&self.root)?;
         }
-        let file_name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file_name = target
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let temporary = directory.join(format!("{TEMPORARY_PREFIX}{file_name}"));
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = File::create_new(&temporary)?;
-        Ok(Box::new(DirAppend { file, temporary: Some(temporary), target, directory, kind }))
+        Ok(Box::new(DirAppend {
+            file,
+            temporary: Some(temporary),
+            target,
+            directory,
+            kind,
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
@@ -92,9 +112,14 @@ impl Store for DirStore {
             for entry in fs::read_dir(&directory)? {
                 let entry = entry?;
                 let path = entry.path();
-                let Some(name) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else { continue };
+                let Some(name) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else {
+                    continue;
+                };
                 if entry.file_type()?.is_file() && check_name(name).is_ok() {
-                    objects.push(ObjectInfo { name: name.to_owned(), bytes: entry.metadata()?.len() });
+                    objects.push(ObjectInfo {
+                        name: name.to_owned(),
+                        bytes: entry.metadata()?.len(),
+                    });
                 }
             }
         }
@@ -106,7 +131,10 @@ impl Store for DirStore {
         check_name(name)?;
         let path = self.root.join(name);
         if !path.symlink_metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a regular file", path.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{} is not a regular file", path.display()),
+            ));
         }
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
@@ -144,11 +172,14 @@ impl Write for DirAppend {
 
 impl Append for DirAppend {
     fn seal(mut self: Box<Self>) -> io::Result<()> {
-        let Some(temporary) = self.temporary.clone() else { return Ok(()) };
-        self.file.set_permissions(Permissions::from_mode(match self.kind {
-            ObjectKind::Plain => 0o444,
-            ObjectKind::Executable => 0o555,
-        }))?;
+        let Some(temporary) = self.temporary.clone() else {
+            return Ok(());
+        };
+        self.file
+            .set_permissions(Permissions::from_mode(match self.kind {
+                ObjectKind::Plain => 0o444,
+                ObjectKind::Executable => 0o555,
+            }))?;
         self.file.sync_all()?;
         match rustix::fs::renameat_with(CWD, &temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
             // vfat and some network file systems have no such flag; the only writer has seen that the name is free.
@@ -203,9 +234,21 @@ mod tests {
         assert!(store.list().unwrap().is_empty());
         assert_eq!(store.open("v/one").err().unwrap().kind(), io::ErrorKind::NotFound);
         object.seal().unwrap();
-        assert_eq!(store.list().unwrap(), [ObjectInfo { name: "v/one".into(), bytes: 3 }]);
-        assert_eq!(store.create("v/one", ObjectKind::Plain).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
-        let mode = fs::metadata(dir.path().join("v/one")).unwrap().permissions().mode();
+        assert_eq!(
+            store.list().unwrap(),
+            [ObjectInfo {
+                name: "v/one".into(),
+                bytes: 3
+            }]
+        );
+        assert_eq!(
+            store.create("v/one", ObjectKind::Plain).err().unwrap().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        let mode = fs::metadata(dir.path().join("v/one"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o444);
     }
 

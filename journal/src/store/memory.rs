@@ -88,22 +88,40 @@ impl Store for MemoryStore {
         let mut inner = self.lock();
         inner.step()?;
         if inner.sealed.contains_key(name) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{name} is sealed")));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{name} is sealed"),
+            ));
         }
-        Ok(Box::new(MemoryAppend { store: self.clone(), name: name.to_owned(), bytes: Vec::new() }))
+        Ok(Box::new(MemoryAppend {
+            store: self.clone(),
+            name: name.to_owned(),
+            bytes: Vec::new(),
+        }))
     }
 
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
         let mut inner = self.lock();
         inner.step()?;
-        Ok(inner.sealed.iter().map(|(name, bytes)| ObjectInfo { name: name.clone(), bytes: bytes.len() as u64 }).collect())
+        Ok(inner
+            .sealed
+            .iter()
+            .map(|(name, bytes)| ObjectInfo {
+                name: name.clone(),
+                bytes: bytes.len() as u64,
+            })
+            .collect())
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
         check_name(name)?;
         let mut inner = self.lock();
         inner.step()?;
-        let bytes = inner.sealed.get(name).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let bytes = inner
+            .sealed
+            .get(name)
+            .cloned()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(Box::new(MemoryObject { bytes }))
     }
 
@@ -138,8 +156,14 @@ impl Append for MemoryAppend {
     fn seal(self: Box<Self>) -> io::Result<()> {
         let mut inner = self.store.lock();
         inner.step()?;
-        assert!(!inner.sealed.contains_key(&self.name), "{} sealed twice", self.name);
-        inner.sealed.insert(self.name.clone(), Arc::new(self.bytes.clone()));
+        assert!(
+            !inner.sealed.contains_key(&self.name),
+            "{} sealed twice",
+            self.name
+        );
+        inner
+            .sealed
+            .insert(self.name.clone(), Arc::new(self.bytes.clone()));
         Ok(())
     }
 }

@@ -87,12 +87,17 @@ fn check_name(name: &str) -> io::Result<()> {
     let component = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
     };
     if name.len() <= OBJECT_NAME_BYTES_MAX && name.split('/').all(component) && name.split('/').count() <= 2 {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} cannot name an object")))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name:?} cannot name an object"),
+        ))
     }
 }
 
@@ -102,7 +107,9 @@ mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
-        for name in ["", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", ".hidden", "a\0b", "a b", "a/b/c"] {
+        for name in [
+            "", ".", "..", "/a", "a/", "a//b", "../a", "a/../b", ".hidden", "a\0b", "a b", "a/b/c",
+        ] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         assert!(check_name("volume-1/0000000001.parquet").is_ok());

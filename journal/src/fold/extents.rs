@@ -1,0 +1,158 @@
+//! Extents of one inode: which record wrote which byte last. What no extent covers reads as zeros.
+
+use std::collections::BTreeMap;
+
+use crate::reader::RowRef;
+
+/// Where bytes are to be found: a record, and an offset in its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// The record.
+    pub row: RowRef,
+    /// Offset in bytes in the record's data.
+    pub offset: u64,
+}
+
+/// A run of bytes of a file from one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Byte offset in the file.
+    pub offset: u64,
+    /// Bytes; never 0.
+    pub length: u64,
+    /// Whence.
+    pub source: Source,
+}
+
+/// The extents of one file: sorted, disjoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extents {
+    /// By offset in the file: length and source.
+    map: BTreeMap<u64, (u64, Source)>,
+}
+
+impl Extents {
+    /// All extents in order of offset.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> {
+        self.map.iter().map(|(&offset, &(length, source))| Extent {
+            offset,
+            length,
+            source,
+        })
+    }
+
+    /// Number of extents.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// The whole of a record's data stands at `offset` now.
+    pub(super) fn write(&mut self, offset: u64, length: u64, row: RowRef) {
+        self.replace(
+            offset,
+            length,
+            vec![Extent {
+                offset: 0,
+                length,
+                source: Source { row, offset: 0 },
+            }],
+        );
+    }
+
+    /// Puts extents, whose offsets count from `offset`, in place of what is in the range.
+    pub(super) fn replace(&mut self, offset: u64, length: u64, extents: Vec<Extent>) {
+        self.split(offset);
+        self.split(offset.saturating_add(length));
+        self.remove(offset, offset.saturating_add(length));
+        for extent in extents {
+            if extent.length > 0 {
+                self.map
+                    .insert(offset + extent.offset, (extent.length, extent.source));
+            }
+        }
+    }
+
+    /// Extents of a range, with offsets that count from its start.
+    pub(super) fn copy(&self, offset: u64, length: u64) -> Vec<Extent> {
+        let end = offset.saturating_add(length);
+        let first = self
+            .map
+            .range(..=offset)
+            .next_back()
+            .map_or(offset, |(&start, _)| start);
+        self.map
+            .range(first..end)
+            .filter_map(|(&start, &(length, source))| {
+                let (from, to) = (start.max(offset), (start + length).min(end));
+                (from < to).then(|| Extent {
+                    offset: from - offset,
+                    length: to - from,
+                    source: Source {
+                        row: source.row,
+                        offset: source.offset + (from - start),
+                    },
+                })
+            })
+            .collect()
+    }
+
+    /// Drops everything from `size` on.
+    pub(super) fn truncate(&mut self, size: u64) {
+        self.split(size);
+        self.map.split_off(&size);
+    }
+
+    /// Takes a range out: what follows moves down.
+    pub(super) fn collapse(&mut self, offset: u64, length: u64) {
+        let end = offset.saturating_add(length);
+        self.split(offset);
+        self.split(end);
+        let tail = self.map.split_off(&end);
+        self.map.split_off(&offset);
+        self.map
+            .extend(tail.into_iter().map(|(start, extent)| (start - length, extent)));
+    }
+
+    /// Puts a hole in: what follows moves up.
+    pub(super) fn insert_hole(&mut self, offset: u64, length: u64) {
+        self.split(offset);
+        let tail = self.map.split_off(&offset);
+        self.map.extend(
+            tail.into_iter()
+                .map(|(start, extent)| (start.saturating_add(length), extent)),
+        );
+    }
+
+    /// Makes `at` a boundary between extents.
+    fn split(&mut self, at: u64) {
+        let Some((&start, &(length, source))) = self.map.range(..at).next_back() else {
+            return;
+        };
+        if start + length > at {
+            let head = at - start;
+            self.map.insert(start, (head, source));
+            self.map.insert(
+                at,
+                (
+                    length - head,
+                    Source {
+                        row: source.row,
+                        offset: source.offset + head,
+                    },
+                ),
+            );
+        }
+    }
+
+    /// Removes the extents that begin in the range; both ends are boundaries.
+    fn remove(&mut self, from: u64, to: u64) {
+        while let Some((&start, _)) = self.map.range(from..to).next() {
+            self.map.remove(&start);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! From what the operator says (`latest`, `seq:N`, `mark:NAME`, a time) to a moment that can be restored.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::manifest::PointKind;
+use crate::reader::{Journal, Segment};
+use crate::record::{Op, Record};
+use crate::segment::Projection;
+
+/// A moment asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The newest.
+    Latest,
+    /// A sequence number, of the newest epoch that has it.
+    Seq(u64),
+    /// The newest mark of this name.
+    Mark(String),
+    /// The last moment not after this time, nanoseconds since 1970.
+    Time(i64),
+}
+
+impl std::str::FromStr for At {
+    type Err = String;
+
+    /// `latest`, `seq:N`, `mark:NAME`, or an RFC 3339 time with an offset.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "latest" {
+            return Ok(Self::Latest);
+        }
+        if let Some(number) = text.strip_prefix("seq:") {
+            return number
+                .parse()
+                .map(Self::Seq)
+                .map_err(|error| format!("{number:?} is no sequence number: {error}"));
+        }
+        if let Some(name) = text.strip_prefix("mark:") {
+            return Ok(Self::Mark(name.to_owned()));
+        }
+        let time: jiff::Timestamp = text
+            .parse()
+            .map_err(|error| format!("{text:?} is none of latest, seq:N, mark:NAME or an RFC 3339 time such as 2026-11-24T08:00:00Z: {error}"))?;
+        i64::try_from(time.as_nanosecond())
+            .map(Self::Time)
+            .map_err(|_| format!("{text} is beyond what can be recorded"))
+    }
+}
+
+/// An open hole at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenHole {
+    /// First lost sequence number.
+    pub first_seq: u64,
+    /// Last lost sequence number.
+    pub last_seq: u64,
+    /// Inode touched, where known.
+    pub ino: Option<u64>,
+}
+
+/// A moment that can be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedPoint {
+    /// Epoch.
+    pub epoch: u64,
+    /// Last sequence number to apply.
+    pub seq: u64,
+    /// Time of that record, nanoseconds since 1970.
+    pub time_ns: i64,
+    /// Sequence number at which the base that the restore starts from begins.
+    pub base_seq: u64,
+    /// Index of the first segment needed.
+    pub first_segment: u64,
+    /// Index of the last segment needed.
+    pub last_segment: u64,
+    /// Why the moment is earlier than the one asked for.
+    pub rounded: Option<String>,
+    /// Holes that are open at this moment.
+    pub open_holes: Vec<OpenHole>,
+}
+
+/// Epoch, and how far to read in it.
+struct Target {
+    epoch: u64,
+    limit: Limit,
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    Seq(u64),
+    Time(i64),
+}
+
+impl Limit {
+    fn is_past(self, record: &Record) -> bool {
+        match self {
+            Self::Seq(seq) => record.seq > seq,
+            Self::Time(time_ns) => record.time_ns > time_ns,
+        }
+    }
+}
+
+impl Journal {
+    /// Finds the moment asked for, or the newest before it that lies in no open snapshot window.
+    ///
+    /// Reads the metadata columns of the epoch up to the moment.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
+    pub fn resolve(&self, at: &At) -> Result<ResolvedPoint> {
+        let mut target = self.target(at)?;
+        let mut later_epoch = None;
+        loop {
+            match self.resolve_in(&target)? {
+                Some(mut point) => {
+                    if let Some(epoch) = later_epoch {
+                        point.rounded = Some(format!(
+                            "the base of epoch {epoch} was not complete at the moment asked for"
+                        ));
+                    }
+                    return Ok(point);
+                }
+                None if target.epoch > 1 => {
+                    later_epoch = Some(target.epoch);
+                    target = Target {
+                        epoch: target.epoch - 1,
+                        limit: Limit::Seq(u64::MAX),
+                    };
+                }
+                None => {
+                    return Err(Error::NoSuchPoint(
+                        "no base is complete at or before the moment asked for".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn target(&self, at: &At) -> Result<Target> {
+        let newest = self
+            .segments()
+            .next_back()
+            .map_or(0, |segment| segment.manifest.epoch);
+        Ok(match at {
+            At::Latest => Target {
+                epoch: newest,
+                limit: Limit::Seq(u64::MAX),
+            },
+            At::Seq(seq) => {
+                let segment = self
+                    .segments()
+                    .rev()
+                    .find(|segment| segment.manifest.first_seq <= *seq);
+                let segment = segment.ok_or_else(|| {
+                    Error::NoSuchPoint(format!("the journal begins after sequence number {seq}"))
+                })?;
+                Target {
+                    epoch: segment.manifest.epoch,
+                    limit: Limit::Seq(*seq),
+                }
+            }
+            At::Mark(name) => {
+                let marks = self
+                    .points()
+                    .filter(|(_, _, point)| point.kind == PointKind::Mark && point.name == *name);
+                let (epoch, _, point) = marks
+                    .last()
+                    .ok_or_else(|| Error::NoSuchPoint(format!("no mark {name:?}")))?;
+                Target {
+                    epoch,
+                    limit: Limit::Seq(point.seq),
+                }
+            }
+            At::Time(time_ns) => {
+                let segment = self
+                    .segments()
+                    .rev()
+                    .find(|segment| segment.manifest.first_time_ns <= *time_ns);
+                let segment = segment
+                    .ok_or_else(|| Error::NoSuchPoint("the journal begins after that time".to_owned()))?;
+                Target {
+                    epoch: segment.manifest.epoch,
+                    limit: Limit::Time(*time_ns),
+                }
+            }
+        })
+    }
+
+    fn resolve_in(&self, target: &Target) -> Result<Option<ResolvedPoint>> {
+        let of_epoch: Vec<&Segment> = self
+            .segments()
+            .filter(|segment| segment.manifest.epoch == target.epoch)
+            .collect();
+        let (Some(first), Some(last)) = (of_epoch.first(), of_epoch.last()) else {
+            return Ok(None);
+        };
+        let mut scan = Scan::default();
+        'segments: for segment in self.segments_between(first.manifest.index, last.manifest.index)? {
+            for item in segment.records(Projection::Metadata)? {
+                let (row, record) = item?;
+                if target.limit.is_past(&record) {
+                    break 'segments;
+                }
+                scan.step(&record, row.segment);
+                if let Limit::Seq(seq) = target.limit
+                    && record.last_seq > seq
+                {
+                    scan.cut_merged(&record);
+                    break 'segments;
+                }
+            }
+        }
+        Ok(scan.finish(target.epoch))
+    }
+}
+
+/// What is known while reading an epoch from its start.
+#[derive(Default)]
+struct Scan {
+    base: Option<(u64, u64)>,
+    /// Sequence number of the base's end.
+    base_end: Option<u64>,
+    /// Beginning of each open window, by sequence number, with the newest moment before it.
+    windows: BTreeMap<u64, Moment>,
+    now: Moment,
+    before: Moment,
+    holes: BTreeMap<u64, OpenHole>,
+    rounded: Option<String>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Moment {
+    seq: u64,
+    time_ns: i64,
+    segment: u64,
+}
+
+impl Scan {
+    fn step(&mut self, record: &Record, segment: u64) {
+        self.before = self.now;
+        match &record.op {
+            Op::BaseBegin => {
+                self.base = Some((record.seq, segment));
+                self.base_end = None;
+                self.windows.clear();
+                self.holes.clear();
+            }
+            Op::BaseEnd { .. } => {
+                self.base_end = Some(record.seq);
+            }
+            Op::Snapshot { .. } => {
+                self.windows.insert(record.seq, self.before);
+            }
+            Op::SnapshotEnd { begin_seq } => {
+                self.windows.remove(begin_seq);
+            }
+            Op::Hole { last_seq, inode } => {
+                let hole = OpenHole {
+                    first_seq: record.seq,
+                    last_seq: *last_seq,
+                    ino: inode.map(|inode| inode.ino),
+                };
+                self.holes.insert(record.seq, hole);
+            }
+            Op::HoleClosed { hole_seq } => {
+                self.holes.remove(hole_seq);
+            }
+            _ => {}
+        }
+        self.now = Moment {
+            seq: record.last_seq,
+            time_ns: record.time_ns,
+            segment,
+        };
+    }
+
+    /// The moment lies inside a merged record, which is applied whole or not at all.
+    fn cut_merged(&mut self, record: &Record) {
+        self.rounded = Some(format!(
+            "{} to {} are one merged record",
+            record.seq, record.last_seq
+        ));
+        self.now = self.before;
+    }
+
+    fn finish(self, epoch: u64) -> Option<ResolvedPoint> {
+        let ((base_seq, first_segment), base_end) = (self.base?, self.base_end?);
+        let (mut now, mut rounded) = (self.now, self.rounded);
+        if let Some((begin, before)) = self.windows.first_key_value()
+            && before.seq < now.seq
+        {
+            rounded = Some(format!(
+                "a snapshot that begins at {begin} is not complete at the moment asked for"
+            ));
+            now = *before;
+        }
+        if now.seq < base_end {
+            return None;
+        }
+        Some(ResolvedPoint {
+            epoch,
+            seq: now.seq,
+            time_ns: now.time_ns,
+            base_seq,
+            first_segment,
+            last_segment: now.segment,
+            rounded,
+            open_holes: self
+                .holes
+                .into_values()
+                .filter(|hole| hole.first_seq <= now.seq)
+                .collect(),
+        })
+    }
+}

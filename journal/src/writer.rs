@@ -1,0 +1,269 @@
+//! Appends to a volume's journal on one medium: continues the chain found there.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::manifest::{
+    FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, manifest_name, parse_name, segment_name,
+};
+use crate::reader::read_manifest;
+use crate::record::{Op, Record};
+use crate::segment::SegmentWriter;
+use crate::store::{ObjectKind, Store};
+
+/// What [`Writer::seal`] made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Index in the volume's journal.
+    pub index: u64,
+    /// First sequence number.
+    pub first_seq: u64,
+    /// Last sequence number.
+    pub last_seq: u64,
+    /// Rows.
+    pub records: u64,
+    /// Bytes of the segment on the medium.
+    pub bytes: u64,
+    /// BLAKE3 of the segment, hexadecimal.
+    pub blake3: String,
+}
+
+/// Where the chain goes on.
+struct Chain {
+    previous: Option<String>,
+    next_index: u64,
+    void_indexes: Vec<u64>,
+}
+
+struct Pending {
+    segment: SegmentWriter,
+    first_seq: u64,
+    last_seq: u64,
+    first_time_ns: i64,
+    last_time_ns: i64,
+    points: Vec<Point>,
+}
+
+/// The one writer of a volume's journal on a medium.
+///
+/// When [`Writer::push`] or [`Writer::seal`] fails, everything since the last successful seal is discarded and has to be pushed again:
+/// the caller keeps it until it is sealed.
+pub struct Writer {
+    store: Arc<dyn Store>,
+    volume: VolumeInfo,
+    epoch: u64,
+    chain: Chain,
+    pending: Option<Pending>,
+    last_seq: Option<u64>,
+    sealed_seq: Option<u64>,
+}
+
+impl Writer {
+    /// Continues the volume's journal on the medium, in a new epoch.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`] if the newest manifest there is damaged: nothing is chained to what cannot be trusted.
+    pub fn open(store: Arc<dyn Store>, volume: VolumeInfo) -> Result<Self> {
+        let objects = store
+            .list()
+            .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
+        let (mut newest_manifest, mut newest) = (0, 0);
+        for object in &objects {
+            if let Some((uuid, index, is_manifest)) = parse_name(&object.name)
+                && uuid == volume.uuid
+            {
+                newest = newest.max(index);
+                if is_manifest {
+                    newest_manifest = newest_manifest.max(index);
+                }
+            }
+        }
+        let (mut previous, mut epoch) = (None, 1);
+        if newest_manifest > 0 {
+            let (manifest, hash) = read_manifest(&*store, &manifest_name(&volume.uuid, newest_manifest))?;
+            (previous, epoch) = (Some(hash), manifest.epoch + 1);
+        }
+        let chain = Chain {
+            previous,
+            next_index: newest + 1,
+            void_indexes: (newest_manifest + 1..=newest).collect(),
+        };
+        Ok(Self {
+            store,
+            volume,
+            epoch,
+            chain,
+            pending: None,
+            last_seq: None,
+            sealed_seq: None,
+        })
+    }
+
+    /// The epoch that this writer writes.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Bytes of the segment begun, before compression for what is still in memory; 0 if none is begun.
+    pub fn bytes_pending(&self) -> u64 {
+        self.pending.as_ref().map_or(0, |pending| pending.segment.bytes())
+    }
+
+    /// Last sequence number pushed and not sealed, if any.
+    pub fn pending_seq(&self) -> Option<u64> {
+        self.pending.as_ref().map(|pending| pending.last_seq)
+    }
+
+    /// Appends a record; begins a segment where none is begun.
+    ///
+    /// # Errors
+    /// [`Error::MediumFull`], [`Error::Io`]; [`Error::Integrity`] for a sequence number that does not rise.
+    pub fn push(&mut self, record: &Record) -> Result<()> {
+        if let Some(last) = self.last_seq
+            && record.seq <= last
+        {
+            return Err(Error::Integrity(format!(
+                "record {} pushed after {last}",
+                record.seq
+            )));
+        }
+        let result = self.try_push(record);
+        match result {
+            Ok(()) => self.last_seq = Some(record.last_seq),
+            Err(_) => self.discard(),
+        }
+        result
+    }
+
+    fn try_push(&mut self, record: &Record) -> Result<()> {
+        let pending = match &mut self.pending {
+            Some(pending) => pending,
+            none => none.insert(Self::begin(
+                &*self.store,
+                &self.volume,
+                self.epoch,
+                &self.chain,
+                record,
+            )?),
+        };
+        pending.segment.push(record)?;
+        (pending.last_seq, pending.last_time_ns) = (record.last_seq, record.time_ns);
+        let (kind, name) = match &record.op {
+            Op::Mark { name } => (PointKind::Mark, name.clone()),
+            Op::BaseBegin => (PointKind::BaseBegin, String::new()),
+            Op::BaseEnd { .. } => (PointKind::BaseEnd, String::new()),
+            Op::Hole { .. } => (PointKind::Hole, String::new()),
+            Op::HoleClosed { .. } => (PointKind::HoleClosed, String::new()),
+            _ => return Ok(()),
+        };
+        pending.points.push(Point {
+            kind,
+            seq: record.seq,
+            time_ns: record.time_ns,
+            name,
+        });
+        Ok(())
+    }
+
+    fn begin(
+        store: &dyn Store,
+        volume: &VolumeInfo,
+        epoch: u64,
+        chain: &Chain,
+        record: &Record,
+    ) -> Result<Pending> {
+        let name = segment_name(&volume.uuid, chain.next_index);
+        let object = store
+            .create(&name, ObjectKind::Plain)
+            .map_err(|error| Error::io(format!("create {name}"), error))?;
+        let keys = [
+            ("format", FORMAT_VERSION.to_string()),
+            ("volume", volume.uuid.clone()),
+            ("epoch", epoch.to_string()),
+            ("index", chain.next_index.to_string()),
+            ("first_seq", record.seq.to_string()),
+            ("previous", chain.previous.clone().unwrap_or_default()),
+        ];
+        Ok(Pending {
+            segment: SegmentWriter::new(object, &keys)?,
+            first_seq: record.seq,
+            last_seq: record.last_seq,
+            first_time_ns: record.time_ns,
+            last_time_ns: record.time_ns,
+            points: Vec::new(),
+        })
+    }
+
+    /// Ends the segment begun, seals it and its manifest; `None` where none is begun. When this returns, everything pushed is durable.
+    ///
+    /// # Errors
+    /// [`Error::MediumFull`], [`Error::Io`].
+    pub fn seal(&mut self) -> Result<Option<SealedSegment>> {
+        let Some(pending) = self.pending.take() else {
+            return Ok(None);
+        };
+        let result = self.try_seal(pending);
+        match &result {
+            Ok(sealed) => self.sealed_seq = Some(sealed.last_seq),
+            Err(_) => self.discard(),
+        }
+        result.map(Some)
+    }
+
+    fn try_seal(&mut self, pending: Pending) -> Result<SealedSegment> {
+        let Pending {
+            segment,
+            first_seq,
+            last_seq,
+            first_time_ns,
+            last_time_ns,
+            points,
+        } = pending;
+        let index = self.chain.next_index;
+        let summary = segment.seal()?;
+        // From here the index is taken, whatever becomes of the manifest.
+        self.chain.next_index = index + 1;
+        let void_indexes = self.chain.void_indexes.clone();
+        self.chain.void_indexes.push(index);
+        let manifest = Manifest {
+            format: FORMAT_VERSION,
+            volume: self.volume.clone(),
+            epoch: self.epoch,
+            index,
+            first_seq,
+            last_seq,
+            first_time_ns,
+            last_time_ns,
+            records: summary.records,
+            bytes: summary.bytes,
+            blake3: summary.blake3.clone(),
+            row_groups: summary.row_groups,
+            previous: self.chain.previous.clone(),
+            void_indexes,
+            points,
+            writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let bytes = manifest.to_bytes()?;
+        let name = manifest_name(&self.volume.uuid, index);
+        let context = |error| Error::io(format!("write {name}"), error);
+        let mut object = self.store.create(&name, ObjectKind::Plain).map_err(context)?;
+        object.write_all(&bytes).map_err(context)?;
+        object.seal().map_err(context)?;
+        self.chain.void_indexes.clear();
+        self.chain.previous = Some(blake3::hash(&bytes).to_hex().to_string());
+        Ok(SealedSegment {
+            index,
+            first_seq,
+            last_seq,
+            records: summary.records,
+            bytes: summary.bytes,
+            blake3: summary.blake3,
+        })
+    }
+
+    fn discard(&mut self) {
+        self.pending = None;
+        self.last_seq = self.sealed_seq;
+    }
+}
