@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::setup::{self, say};
-use crate::{Outcome, build, check_scenarios, tidy, toolchain};
+use crate::{Outcome, build, check_scenarios, deploy_trial, tidy, toolchain};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -101,6 +101,7 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     tally.check("lints of the eBPF programs", build::clippy_ebpf);
     tally.count("unit and property tests", unit_tests);
     if !quick {
+        tally.check("deploy to a machine with systemd", deploy_trial::pass);
         for scenario in &check_scenarios::CI {
             tally.check(&format!("scenario {scenario}"), || {
                 check_scenarios::pass(scenario)

@@ -17,7 +17,7 @@ const MACHINE_TIME_MAX_S: u64 = 300;
 
 /// One round trip of the fixed set.
 pub(crate) struct Scenario {
-    /// Name of the script in `tests/scenarios`, without `.sh`.
+    /// File name of the script in `tests/scenarios`.
     script: &'static str,
     kernel: KernelLine,
     fs: FileSystem,
@@ -34,8 +34,22 @@ const fn scenario(script: &'static str, kernel: KernelLine, fs: FileSystem) -> S
     }
 }
 
-/// What is run on every change.
-pub(crate) const CI: [Scenario; 0] = [];
+/// What is run on every change; btrfs is recorded from 6.12 on.
+pub(crate) const CI: [Scenario; 8] = [
+    scenario("everyday.sh", KernelLine::K6_1, FileSystem::Ext4),
+    scenario("content.py", KernelLine::K6_1, FileSystem::Xfs),
+    scenario("content.py", KernelLine::K6_12, FileSystem::Ext4),
+    scenario("programs.sh", KernelLine::K6_12, FileSystem::Btrfs),
+    scenario("everyday.sh", KernelLine::K6_12, FileSystem::Xfs),
+    scenario("programs.sh", KernelLine::K7_3, FileSystem::Ext4),
+    scenario("content.py", KernelLine::K7_3, FileSystem::Btrfs),
+    Scenario {
+        script: "everyday.sh",
+        kernel: KernelLine::K7_3,
+        fs: FileSystem::Xfs,
+        to_fs: Some(FileSystem::Ext4),
+    },
+];
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,9 +109,7 @@ fn trip(scenario: &Scenario) -> Trip {
         fs,
         to_fs,
     } = scenario;
-    let script: PathBuf = setup::workspace_root()
-        .join("tests/scenarios")
-        .join(format!("{script}.sh"));
+    let script: PathBuf = setup::workspace_root().join("tests/scenarios").join(script);
     Trip {
         kernel: *kernel,
         fs: *fs,

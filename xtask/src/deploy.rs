@@ -20,7 +20,10 @@ const PROGRAMS: [&str; 2] = ["recorder", "replayer"];
 /// Everything else: name in the package, content.
 const FILES: [(&str, &str); 3] = [
     ("install.sh", include_str!("../../recorder/dist/install.sh")),
-    ("tapeworm.service", include_str!("../../recorder/dist/tapeworm.service")),
+    (
+        "tapeworm.service",
+        include_str!("../../recorder/dist/tapeworm.service"),
+    ),
     ("tapeworm.toml", include_str!("../../recorder/dist/tapeworm.toml")),
 ];
 
@@ -42,7 +45,12 @@ pub(crate) struct DeployArgs {
 }
 
 pub(crate) fn run(args: DeployArgs) -> Outcome {
-    let DeployArgs { host, prefix, bin_dir, trial } = args;
+    let DeployArgs {
+        host,
+        prefix,
+        bin_dir,
+        trial,
+    } = args;
     if trial {
         deploy_trial::pass()?;
         println!("deploy works in a virtual machine");
@@ -89,7 +97,11 @@ fn assemble(bin_dir: &Path, dir: &Path) -> Result<()> {
 fn install_here(package: &Path, prefix: &str) -> Result<()> {
     let root = setup::output(Command::new("id").arg("-u"))?.trim() == "0";
     let script = package.join("install.sh");
-    let mut cmd = if root { Command::new(&script) } else { Command::new("sudo") };
+    let mut cmd = if root {
+        Command::new(&script)
+    } else {
+        Command::new("sudo")
+    };
     if !root {
         say("installing needs root: asking sudo");
         cmd.arg(&script);
@@ -99,7 +111,10 @@ fn install_here(package: &Path, prefix: &str) -> Result<()> {
 
 /// One connection carries the package and runs the script, so that a password is asked for once.
 fn install_over_ssh(package: &Path, host: &str, prefix: &str) -> Result<()> {
-    ensure!(!host.starts_with('-') && !host.is_empty(), "{host:?} is not a host");
+    ensure!(
+        !host.starts_with('-') && !host.is_empty(),
+        "{host:?} is not a host"
+    );
     say(&format!("installing on {host}"));
     let mut tar = Command::new("tar")
         .args(["--create", "--gzip", "--file=-", "--directory"])
@@ -113,7 +128,10 @@ fn install_over_ssh(package: &Path, host: &str, prefix: &str) -> Result<()> {
         "set -e; d=$(mktemp -d); trap 'rm -rf \"$d\"' EXIT; tar -xzf - -C \"$d\"; \
          if [ \"$(id -u)\" = 0 ]; then \"$d/install.sh\" {prefix}; else sudo -n \"$d/install.sh\" {prefix}; fi"
     );
-    let installed = finish(Command::new("ssh").arg("--").arg(host).arg(remote).stdin(stream), host);
+    let installed = finish(
+        Command::new("ssh").arg("--").arg(host).arg(remote).stdin(stream),
+        host,
+    );
     let packed = tar.wait().context("wait for tar")?;
     installed?;
     ensure!(packed.success(), "packing for {host} ended with {packed}");
@@ -122,7 +140,9 @@ fn install_over_ssh(package: &Path, host: &str, prefix: &str) -> Result<()> {
 
 /// Runs what installs, with its results on our stdout and its progress on our stderr.
 fn finish(cmd: &mut Command, host: &str) -> Result<()> {
-    let status = cmd.status().with_context(|| format!("start the installation on {host}"))?;
+    let status = cmd
+        .status()
+        .with_context(|| format!("start the installation on {host}"))?;
     ensure!(status.success(), "installing on {host} ended with {status}");
     say(&format!("installed on {host}"));
     Ok(())
@@ -142,20 +162,34 @@ mod tests {
 
     #[test]
     fn the_package_is_whole() {
-        let (from, to) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+        let (from, to) = (
+            tempfile::tempdir().expect("dir"),
+            tempfile::tempdir().expect("dir"),
+        );
         for name in PROGRAMS {
             assert!(assemble(from.path(), to.path()).is_err(), "without {name}");
             fs::write(from.path().join(name), name).expect("write");
         }
         assemble(from.path(), to.path()).expect("assemble");
-        let mode = fs::metadata(to.path().join("install.sh")).expect("script").permissions().mode();
+        let mode = fs::metadata(to.path().join("install.sh"))
+            .expect("script")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o755);
         assert!(to.path().join("recorder").is_file() && to.path().join("tapeworm.toml").is_file());
     }
 
     #[test]
     fn the_example_configuration_records_nothing() {
-        let (_, example) = FILES.iter().find(|(name, _)| *name == "tapeworm.toml").expect("example");
-        assert!(example.lines().all(|line| line.is_empty() || line.starts_with('#')), "{example}");
+        let (_, example) = FILES
+            .iter()
+            .find(|(name, _)| *name == "tapeworm.toml")
+            .expect("example");
+        assert!(
+            example
+                .lines()
+                .all(|line| line.is_empty() || line.starts_with('#')),
+            "{example}"
+        );
     }
 }

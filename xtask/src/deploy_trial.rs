@@ -36,7 +36,10 @@ pub(crate) fn pass() -> Result<()> {
     let script = dir.join("trial.sh");
     fs::write(&script, SCRIPT).context("write the trial's script")?;
     let itself = std::env::current_exe().context("find this program")?;
-    let mut files = vec![(script, format!("{GUEST_DIR}/trial.sh")), (itself, format!("{GUEST_DIR}/xtask"))];
+    let mut files = vec![
+        (script, format!("{GUEST_DIR}/trial.sh")),
+        (itself, format!("{GUEST_DIR}/xtask")),
+    ];
     for name in ["recorder", "replayer", "oracle"] {
         files.push((vm::stripped(name)?, format!("{GUEST_DIR}/bin/{name}")));
     }
@@ -46,7 +49,9 @@ pub(crate) fn pass() -> Result<()> {
         root: &root,
         disks: vec![disk("origin", false)?, disk("medium", true)?],
         files,
-        argv: ["/bin/bash", &format!("{GUEST_DIR}/trial.sh")].map(str::to_owned).to_vec(),
+        argv: ["/bin/bash", &format!("{GUEST_DIR}/trial.sh")]
+            .map(str::to_owned)
+            .to_vec(),
         env: Vec::new(),
         cwd: "/root".into(),
         systemd: true,
@@ -56,8 +61,16 @@ pub(crate) fn pass() -> Result<()> {
         kernel_args: String::new(),
     };
     let ended = machine.run(&mut Shown)?;
-    ensure!(ended.code == 0, "the trial ended with {}; its logs are in {}", ended.code, dir.display());
+    ensure!(
+        ended.code == 0,
+        "the trial ended with {}; its logs are in {}",
+        ended.code,
+        dir.display()
+    );
     vm::finish(&dir, None::<PathBuf>.as_deref())?;
-    setup::say(&format!("the trial of deploy took {:.0} s", ended.took.as_secs_f64()));
+    setup::say(&format!(
+        "the trial of deploy took {:.0} s",
+        ended.took.as_secs_f64()
+    ));
     Ok(())
 }
