@@ -72,12 +72,17 @@ os.ftruncate(fd, 12_345)
 os.ftruncate(fd, 50_000)
 libc = ctypes.CDLL(None, use_errno=True)
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
+
+
+def check(code):
+    if code != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def fallocate(fd, mode, offset, length):
-    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    check(libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
 
 
 fd = new("punched", 40 * BLOCK)
@@ -89,7 +94,8 @@ fallocate(fd, KEEP_SIZE, 0, 200_000)
 
 fd = os.open(".", os.O_RDWR | os.O_TMPFILE, 0o600)
 os.write(fd, rng.randbytes(20_000))
-os.link(f"/proc/self/fd/{fd}", "from-nowhere", follow_symlinks=True)
+# os.link has no way to follow the link in /proc.
+check(libc.linkat(AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD, b"from-nowhere", AT_SYMLINK_FOLLOW))
 fd = os.open("deleted-while-open", os.O_RDWR | os.O_CREAT)
 os.unlink("deleted-while-open")
 os.write(fd, rng.randbytes(10_000))
