@@ -10,7 +10,11 @@ use std::{env, fs, io};
 const VARIABLE: &str = "TAPEWORM_BPF_OBJECT";
 
 fn main() -> io::Result<()> {
-    let variable = |name: &str| env::var_os(name).map(PathBuf::from).ok_or_else(|| io::Error::other(name.to_owned()));
+    let variable = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or_else(|| io::Error::other(name.to_owned()))
+    };
     let built = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../target/bpf/tapeworm.bpf.o");
     let object = env::var_os(VARIABLE).map_or(built, PathBuf::from);
     println!("cargo::rerun-if-env-changed={VARIABLE}");
