@@ -2,22 +2,91 @@
 
 use core::mem::size_of;
 
-/// Byte offsets of kernel struct members, read from the running kernel's BTF. `u32::MAX` where this kernel has no such member.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offsets {
-    /// `inode.i_sb`
-    pub inode_sb: u32,
-    /// `inode.i_ino`
-    pub inode_ino: u32,
-    /// `inode.i_generation`
-    pub inode_generation: u32,
-    /// `inode.i_mode`
-    pub inode_mode: u32,
-    /// `super_block.s_dev`
-    pub sb_dev: u32,
-    /// Zero.
-    pub pad: u32,
+/// Stands for a struct member that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+macro_rules! offsets {
+    ($($field:ident: $structure:literal . $member:literal,)*) => {
+        /// Byte offsets of kernel struct members, read from the running kernel's BTF; [`ABSENT`] where it has no such member.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Offsets {
+            $(
+                #[doc = concat!("`", $structure, ".", $member, "`")]
+                pub $field: u32,
+            )*
+        }
+
+        impl Offsets {
+            /// Struct and member of every field, in order: several spellings of a member are separated by '|'.
+            pub const MEMBERS: &[(&'static str, &'static str)] = &[$(($structure, $member),)*];
+
+            /// The offsets from values in the order of [`Offsets::MEMBERS`]; missing values are [`ABSENT`].
+            pub fn from_values(values: &[u32]) -> Self {
+                let mut values = values.iter().copied();
+                Self { $($field: values.next().unwrap_or(ABSENT),)* }
+            }
+        }
+    };
+}
+
+offsets! {
+    inode_sb: "inode" . "i_sb",
+    inode_ino: "inode" . "i_ino",
+    inode_generation: "inode" . "i_generation",
+    inode_mode: "inode" . "i_mode",
+    inode_uid: "inode" . "i_uid",
+    inode_gid: "inode" . "i_gid",
+    inode_rdev: "inode" . "i_rdev",
+    inode_nlink: "inode" . "i_nlink",
+    inode_flags: "inode" . "i_flags",
+    inode_size: "inode" . "i_size",
+    inode_acl: "inode" . "i_acl",
+    inode_default_acl: "inode" . "i_default_acl",
+    inode_atime: "inode" . "i_atime|__i_atime",
+    inode_mtime: "inode" . "i_mtime|__i_mtime",
+    inode_ctime: "inode" . "i_ctime|__i_ctime",
+    inode_atime_sec: "inode" . "i_atime_sec",
+    inode_atime_nsec: "inode" . "i_atime_nsec",
+    inode_mtime_sec: "inode" . "i_mtime_sec",
+    inode_mtime_nsec: "inode" . "i_mtime_nsec",
+    inode_ctime_sec: "inode" . "i_ctime_sec",
+    inode_ctime_nsec: "inode" . "i_ctime_nsec",
+    sb_dev: "super_block" . "s_dev",
+    dentry_parent: "dentry" . "d_parent",
+    dentry_inode: "dentry" . "d_inode",
+    dentry_name: "dentry" . "d_name|__d_name",
+    qstr_len: "qstr" . "len",
+    qstr_name: "qstr" . "name",
+    folio_mapping: "folio" . "mapping",
+    folio_index: "folio" . "index",
+    folio_flags: "folio" . "flags",
+    folio_order: "folio" . "_folio_order",
+    folio_flags_1: "folio" . "_flags_1",
+    page_compound_head: "page" . "compound_head|compound_info",
+    mapping_host: "address_space" . "host",
+    file_inode: "file" . "f_inode",
+    fault_vma: "vm_fault" . "vma",
+    vma_file: "vm_area_struct" . "vm_file",
+    iter_inode: "iomap_iter" . "inode",
+    iter_pos: "iomap_iter" . "pos",
+    iter_len: "iomap_iter" . "len",
+    dio_iocb: "iomap_dio" . "iocb",
+    dio_size: "iomap_dio" . "size",
+    dio_flags: "iomap_dio" . "flags",
+    dio_error: "iomap_dio" . "error",
+    kiocb_file: "kiocb" . "ki_filp",
+    kiocb_pos: "kiocb" . "ki_pos",
+    bio_opf: "bio" . "bi_opf",
+    bio_io_vec: "bio" . "bi_io_vec",
+    bio_iter: "bio" . "bi_iter",
+    bvec_iter_size: "bvec_iter" . "bi_size",
+    bvec_iter_idx: "bvec_iter" . "bi_idx",
+    bvec_iter_done: "bvec_iter" . "bi_bvec_done|bi_offset",
+    rename_old_dentry: "renamedata" . "old_dentry",
+    rename_flags: "renamedata" . "flags",
+    acl_count: "posix_acl" . "a_count",
+    acl_entries: "posix_acl" . "a_entries",
 }
 
 /// Everything that a program must know of this kernel and this volume.
@@ -34,14 +103,26 @@ pub struct Config {
     pub page_offset_base_address: u64,
     /// Bits of [`features`].
     pub features: u64,
+    /// Bit number of `PG_head` in the flags of a folio.
+    pub pg_head_bit: u32,
+    /// Bit number of `PG_uptodate`.
+    pub pg_uptodate_bit: u32,
     /// Member offsets.
     pub offsets: Offsets,
+    /// Zero.
+    pub pad: [u32; 8],
 }
 
 /// Bits of [`Config::features`].
 pub mod features {
-    /// Folios know their order in `_flags_1` (6.5 and later), not in `_folio_order`.
-    pub const FOLIO_ORDER_IN_FLAGS: u64 = 1;
+    /// A folio knows its order in the low byte of `_flags_1`, not in `_folio_order`.
+    pub const FOLIO_ORDER_IN_FLAGS: u64 = 1 << 0;
+    /// Inode times are a `struct timespec64` each, not seconds and nanoseconds apart.
+    pub const INODE_TIMES_ARE_STRUCTS: u64 = 1 << 1;
+    /// Write-end functions are given pages, which may be tails of a folio.
+    pub const WRITE_END_TAKES_PAGES: u64 = 1 << 2;
+    /// Some inodes are excluded: look each up.
+    pub const HAS_EXCLUDED: u64 = 1 << 3;
 }
 
 const _: () = assert!(size_of::<Config>() % 8 == 0);

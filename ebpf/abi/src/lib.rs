@@ -10,7 +10,7 @@ mod config;
 mod event;
 mod shared;
 
-pub use config::{Config, Offsets, features};
+pub use config::{ABSENT, Config, Offsets, features};
 pub use event::{
     Actor, AttrBody, DataBody, DirState, Event, EventKind, Head, InodeRef, InodeState, NameBlock, RangeBody,
     Time, XattrBody, event_flags,

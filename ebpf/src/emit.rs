@@ -1,0 +1,174 @@
+//! From an operation to a record in the ring: the head, and the choice of a size class for data.
+
+use core::ffi::c_void;
+
+use abi::{Actor, DATA_CLASSES, DataBody, EventKind, Head, InodeRef, InodeState, event_flags, lost_flags};
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
+};
+
+use crate::kernel::{Reader, inode_state};
+use crate::maps::{EVENTS, count, excluded, lose, next_seq};
+
+/// Bytes of an event that are copied at most at once: the largest class.
+const CHUNK_BYTES_MAX: u64 = 65536;
+/// Most chunks of one operation: 32 MiB, more than any folio has.
+const CHUNKS_MAX: u32 = 512;
+
+pub(crate) const NONE: InodeRef = InodeRef { ino: 0, generation: 0, pad: 0 };
+
+/// Fills the actor in place.
+#[inline(always)]
+fn fill_actor(actor: *mut Actor) {
+    let (task, owner) = (bpf_get_current_pid_tgid(), bpf_get_current_uid_gid());
+    // SAFETY: the caller gives a place of this size.
+    unsafe {
+        (*actor).pid = task as u32;
+        (*actor).tgid = (task >> 32) as u32;
+        (*actor).uid = owner as u32;
+        (*actor).gid = (owner >> 32) as u32;
+        (*actor).cgroup = bpf_get_current_cgroup_id();
+        bpf_get_current_comm((&raw mut (*actor).comm).cast::<c_void>(), 16);
+    }
+}
+
+/// Fills a head in the ring; the sequence number is taken here unless one is given.
+#[inline(always)]
+pub(crate) fn fill_head(head: *mut Head, kind: EventKind, flags: u16, seq: u64, size: u32, inode: u64, reader: &mut Reader) {
+    // SAFETY: the caller gives a reserved record.
+    unsafe {
+        (*head).size = size;
+        (*head).kind = kind as u16;
+        (*head).seq = seq;
+        (*head).time_ns = bpf_ktime_get_boot_ns();
+        fill_actor(&raw mut (*head).actor);
+        (*head).state = inode_state(reader, inode);
+        (*head).flags = if reader.failed() { flags | event_flags::READ_FAILED } else { flags };
+    }
+}
+
+/// A run of bytes on its way into the ring.
+#[repr(C)]
+struct Run {
+    kind: u32,
+    flags: u32,
+    time_ns: u64,
+    offset: u64,
+    address: u64,
+    left: u64,
+    state: InodeState,
+    actor: Actor,
+}
+
+#[repr(C)]
+struct DataRecord<const N: usize> {
+    head: Head,
+    body: DataBody,
+    data: [u8; N],
+}
+
+/// Puts the first `length` bytes of the run, at most `N`, into a record of class `N`.
+#[inline(always)]
+fn put_chunk<const N: usize>(run: &Run, length: u64) {
+    let seq = next_seq();
+    let Some(mut entry) = EVENTS.reserve::<DataRecord<N>>(0) else {
+        lose(seq, run.state.inode, NONE, NONE, lost_flags::CONTENT, run.kind, N as u64);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: a reserved record of this size; the length is masked for the verifier.
+    unsafe {
+        let head = &raw mut (*record).head;
+        (*head).kind = run.kind as u16;
+        (*head).seq = seq;
+        (*head).time_ns = run.time_ns;
+        (*head).actor = run.actor;
+        (*head).state = run.state;
+        let data = (&raw mut (*record).data).cast::<c_void>();
+        let failed = if length >= N as u64 {
+            (*record).body = DataBody { offset: run.offset, length: N as u32, pad: 0 };
+            (*head).size = core::mem::size_of::<DataRecord<N>>() as u32;
+            bpf_probe_read_kernel(data, N as u32, run.address as *const c_void)
+        } else {
+            let part = (length & (N as u64 - 1)) as u32;
+            (*record).body = DataBody { offset: run.offset, length: part, pad: 0 };
+            (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
+            bpf_probe_read_kernel(data, part, run.address as *const c_void)
+        };
+        let trouble = if failed != 0 {
+            count(abi::Counter::ReadFailed, 1);
+            event_flags::READ_FAILED
+        } else {
+            0
+        };
+        (*head).flags = run.flags as u16 | trouble;
+    }
+    entry.submit(0);
+    count(abi::Counter::Submitted, 1);
+}
+
+/// One step of `bpf_loop`: emits the next chunk.
+#[inline(never)]
+extern "C" fn next_chunk(_index: u32, run: *mut Run) -> i64 {
+    // SAFETY: the run is a local of the caller of bpf_loop.
+    let run = unsafe { &mut *run };
+    // SAFETY: volatile, so that the verifier sees a bounded value at each use.
+    let left = unsafe { core::ptr::read_volatile(&raw const run.left) };
+    if left == 0 {
+        return 1;
+    }
+    let length = if left > CHUNK_BYTES_MAX { CHUNK_BYTES_MAX } else { left };
+    if length <= DATA_CLASSES[0] as u64 {
+        put_chunk::<128>(run, length);
+    } else if length <= 256 {
+        put_chunk::<256>(run, length);
+    } else if length <= 512 {
+        put_chunk::<512>(run, length);
+    } else if length <= 1024 {
+        put_chunk::<1024>(run, length);
+    } else if length <= 2048 {
+        put_chunk::<2048>(run, length);
+    } else if length <= 4096 {
+        put_chunk::<4096>(run, length);
+    } else if length <= 8192 {
+        put_chunk::<8192>(run, length);
+    } else if length <= 16384 {
+        put_chunk::<16384>(run, length);
+    } else if length <= 32768 {
+        put_chunk::<32768>(run, length);
+    } else {
+        put_chunk::<65536>(run, length);
+    }
+    run.offset += length;
+    run.address += length;
+    run.left = left - length;
+    run.flags |= u32::from(event_flags::CONTINUED);
+    0
+}
+
+/// Emits bytes of a file as they stand at a kernel address.
+#[inline(always)]
+pub(crate) fn emit_data(kind: EventKind, inode: u64, offset: u64, address: u64, length: u64) {
+    let mut reader = Reader::new();
+    let state = inode_state(&mut reader, inode);
+    if length == 0 || excluded(state.inode.ino) {
+        return;
+    }
+    let mut run = Run {
+        kind: kind as u32,
+        flags: if reader.failed() { u32::from(event_flags::READ_FAILED) } else { 0 },
+        // SAFETY: no arguments.
+        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        offset,
+        address,
+        left: length,
+        state,
+        actor: Actor::default(),
+    };
+    fill_actor(&raw mut run.actor);
+    // SAFETY: callback and context have the signature that bpf_loop wants.
+    unsafe {
+        bpf_loop(CHUNKS_MAX, next_chunk as *const () as *mut c_void, (&raw mut run).cast::<c_void>(), 0);
+    }
+}

@@ -1,0 +1,212 @@
+//! Reading the kernel's structures through the offsets in `CONFIG`.
+
+use abi::{ABSENT, Config, Counter, DirState, InodeRef, InodeState, Time, features};
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+
+use crate::maps::count;
+
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = unsafe { core::mem::zeroed() };
+
+/// A field of the configuration; volatile, because the loader writes it behind the compiler's back.
+macro_rules! config {
+    ($($field:ident).+) => {
+        // SAFETY: a static, aligned.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::CONFIG.$($field).+) }
+    };
+}
+pub(crate) use config;
+
+/// An offset of the configuration.
+macro_rules! offset {
+    ($field:ident) => {
+        u64::from($crate::kernel::config!(offsets.$field))
+    };
+}
+pub(crate) use offset;
+
+/// A reader of kernel memory that remembers whether any read failed.
+pub(crate) struct Reader {
+    failed: i64,
+}
+
+impl Reader {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self { failed: 0 }
+    }
+
+    /// The value at an address; zero bits where it cannot be read.
+    #[inline(always)]
+    pub(crate) fn get<T: Copy>(&mut self, address: u64) -> T {
+        // SAFETY: all types read are plain integers.
+        let mut value: T = unsafe { core::mem::zeroed() };
+        // SAFETY: the destination is a local of that size.
+        self.failed |= unsafe {
+            bpf_probe_read_kernel((&raw mut value).cast(), core::mem::size_of::<T>() as u32, address as *const _)
+        };
+        value
+    }
+
+    /// Whether a read failed; counts it.
+    #[inline(always)]
+    pub(crate) fn failed(&self) -> bool {
+        if self.failed != 0 {
+            count(Counter::ReadFailed, 1);
+        }
+        self.failed != 0
+    }
+}
+
+/// Whether the inode is on the recorded volume.
+#[inline(always)]
+pub(crate) fn recorded(inode: u64) -> bool {
+    if inode == 0 {
+        return false;
+    }
+    let mut reader = Reader::new();
+    let superblock: u64 = reader.get(inode + offset!(inode_sb));
+    let device: u32 = reader.get(superblock + offset!(sb_dev));
+    reader.failed == 0 && device == config!(device)
+}
+
+#[inline(always)]
+pub(crate) fn inode_ref(reader: &mut Reader, inode: u64) -> InodeRef {
+    InodeRef {
+        ino: reader.get(inode + offset!(inode_ino)),
+        generation: reader.get(inode + offset!(inode_generation)),
+        pad: 0,
+    }
+}
+
+#[inline(always)]
+fn time(reader: &mut Reader, inode: u64, whole: u64, sec: u64, nsec: u64) -> Time {
+    if config!(features) & features::INODE_TIMES_ARE_STRUCTS != 0 {
+        Time { sec: reader.get(inode + whole), nsec: reader.get(inode + whole + 8), pad: 0 }
+    } else {
+        Time { sec: reader.get(inode + sec), nsec: reader.get(inode + nsec), pad: 0 }
+    }
+}
+
+#[inline(always)]
+fn mtime(reader: &mut Reader, inode: u64) -> Time {
+    time(reader, inode, offset!(inode_mtime), offset!(inode_mtime_sec), offset!(inode_mtime_nsec))
+}
+
+#[inline(always)]
+fn ctime(reader: &mut Reader, inode: u64) -> Time {
+    let (sec, nsec) = (offset!(inode_ctime_sec), offset!(inode_ctime_nsec));
+    // 6.6 moved only the change time; its struct is then spelled `__i_ctime`, which the loader has found.
+    let mut time = time(reader, inode, offset!(inode_ctime), sec, nsec);
+    // A multigrain change time keeps a flag above the nanoseconds.
+    time.nsec &= 0x3fff_ffff;
+    time
+}
+
+#[inline(always)]
+pub(crate) fn dir_state(reader: &mut Reader, inode: u64) -> DirState {
+    DirState { inode: inode_ref(reader, inode), mtime: mtime(reader, inode), ctime: ctime(reader, inode) }
+}
+
+#[inline(always)]
+pub(crate) fn inode_state(reader: &mut Reader, inode: u64) -> InodeState {
+    let mode: u16 = reader.get(inode + offset!(inode_mode));
+    InodeState {
+        inode: inode_ref(reader, inode),
+        mode: u32::from(mode),
+        uid: reader.get(inode + offset!(inode_uid)),
+        gid: reader.get(inode + offset!(inode_gid)),
+        rdev: reader.get(inode + offset!(inode_rdev)),
+        nlink: reader.get(inode + offset!(inode_nlink)),
+        flags: reader.get(inode + offset!(inode_flags)),
+        size: reader.get(inode + offset!(inode_size)),
+        atime: time(
+            reader,
+            inode,
+            offset!(inode_atime),
+            offset!(inode_atime_sec),
+            offset!(inode_atime_nsec),
+        ),
+        mtime: mtime(reader, inode),
+        ctime: ctime(reader, inode),
+    }
+}
+
+/// The inode behind a dentry.
+#[inline(always)]
+pub(crate) fn dentry_inode(dentry: u64) -> u64 {
+    Reader::new().get(dentry + offset!(dentry_inode))
+}
+
+/// The inode of the directory that a dentry stands in.
+#[inline(always)]
+pub(crate) fn dentry_parent(dentry: u64) -> u64 {
+    let parent: u64 = Reader::new().get(dentry + offset!(dentry_parent));
+    dentry_inode(parent)
+}
+
+/// The inode of an open file.
+#[inline(always)]
+pub(crate) fn file_inode(file: u64) -> u64 {
+    Reader::new().get(file + offset!(file_inode))
+}
+
+/// The folio that a page belongs to, and the page's number in it.
+#[inline(always)]
+pub(crate) fn page_folio(page: u64) -> u64 {
+    if config!(features) & features::WRITE_END_TAKES_PAGES == 0 || config!(offsets.page_compound_head) == ABSENT {
+        return page;
+    }
+    let head: u64 = Reader::new().get(page + offset!(page_compound_head));
+    if head & 1 != 0 { head - 1 } else { page }
+}
+
+/// The inode whose page cache holds the folio, or 0.
+#[inline(always)]
+pub(crate) fn folio_inode(folio: u64) -> u64 {
+    let mapping: u64 = Reader::new().get(folio + offset!(folio_mapping));
+    // The low bits mark anonymous and movable memory.
+    if mapping == 0 || mapping & 3 != 0 {
+        return 0;
+    }
+    Reader::new().get(mapping + offset!(mapping_host))
+}
+
+/// Byte offset of the folio in its file.
+#[inline(always)]
+pub(crate) fn folio_position(folio: u64) -> u64 {
+    let index: u64 = Reader::new().get(folio + offset!(folio_index));
+    index << 12
+}
+
+/// Bytes of the folio.
+#[inline(always)]
+pub(crate) fn folio_bytes(folio: u64) -> u64 {
+    let mut reader = Reader::new();
+    let flags: u64 = reader.get(folio + offset!(folio_flags));
+    if (flags >> (config!(pg_head_bit) & 63)) & 1 == 0 {
+        return 4096;
+    }
+    let order: u8 = if config!(features) & features::FOLIO_ORDER_IN_FLAGS != 0 {
+        reader.get(folio + offset!(folio_flags_1))
+    } else {
+        reader.get(folio + offset!(folio_order))
+    };
+    4096 << (order & 15)
+}
+
+/// Whether all of the folio's content is valid.
+#[inline(always)]
+pub(crate) fn folio_is_uptodate(folio: u64) -> bool {
+    let flags: u64 = Reader::new().get(folio + offset!(folio_flags));
+    (flags >> (config!(pg_uptodate_bit) & 63)) & 1 != 0
+}
+
+/// Address of a page's bytes in the kernel's direct map.
+#[inline(always)]
+pub(crate) fn page_address(page: u64) -> u64 {
+    let mut reader = Reader::new();
+    let vmemmap: u64 = reader.get(config!(vmemmap_base_address));
+    let page_offset: u64 = reader.get(config!(page_offset_base_address));
+    ((page.wrapping_sub(vmemmap) >> 6) << 12).wrapping_add(page_offset)
+}

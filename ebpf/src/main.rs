@@ -1,0 +1,105 @@
+//! The eBPF programs: kprobes on the VFS paths of one recorded volume.
+//!
+//! Entries are thin: they find their arguments in the registers of one kernel's signature and call the logic of their family.
+//! Every program filters by superblock first. A sequence number is taken under the kernel's lock that orders the
+//! operation, and only once the event is certain. The programs know nothing of journals.
+#![no_std]
+#![no_main]
+#![allow(internal_features, reason = "the target's atomics are only reachable as intrinsics")]
+#![feature(core_intrinsics)]
+
+mod attributes;
+mod data;
+mod emit;
+mod kernel;
+mod maps;
+mod names;
+mod ranges;
+
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+
+/// Defines kprobe entries: `program => handler(argument indexes)`.
+macro_rules! entries {
+    ($($program:ident => $handler:path[$($argument:literal),*];)*) => {
+        $(
+            #[kprobe]
+            pub fn $program(context: ProbeContext) -> u32 {
+                $handler($(context.arg::<u64>($argument).unwrap_or(0)),*);
+                0
+            }
+        )*
+    };
+}
+
+entries! {
+    // Buffered writes. `write_end7`: (.., .., pos, len, copied, page or folio, fsdata).
+    write_end7 => data::write_end[2, 3, 4, 5];
+    write_end4 => data::write_end[0, 1, 2, 3];
+    iomap_write_end5 => data::write_end[1, 2, 3, 4];
+    iomap_write_end4 => data::iomap_write_end[0, 1, 2, 3];
+    btrfs_dirty_pages => data::btrfs_dirty_pages[1, 3, 4];
+    btrfs_dirty_folio => data::btrfs_dirty_folio[1, 2, 3];
+    // Shared mappings.
+    fault_dirty => data::fault_dirty[0];
+    start_writeback => data::start_writeback[0];
+    // O_DIRECT.
+    dio_submit => data::dio_submit[0, 2, 3];
+    dio_complete => data::dio_complete[0];
+    // Names.
+    instantiate => names::instantiate[0, 1];
+    tmpfile => names::tmpfile[1];
+    link_enter => names::link_enter[0];
+    symlink_enter => names::symlink_enter[1, 3];
+    rename_enter => names::rename_enter[0];
+    delete => names::delete[0];
+    rename => names::rename[0, 1];
+    exchange => names::exchange[0, 1];
+    evict => names::evict[0];
+    // Attributes.
+    setattr_dentry0 => attributes::setattr[0, 1];
+    setattr_dentry1 => attributes::setattr[1, 2];
+    setattr_dentry1_all => attributes::setattr_all[1];
+    setxattr => attributes::setxattr[0, 1, 2, 3];
+    removexattr => attributes::removexattr[0, 1];
+    set_acl => attributes::set_acl[0, 1, 2];
+    remove_acl => attributes::remove_acl[1, 2];
+    drop_xattr => attributes::drop_xattr[1, 2];
+    // Ranges.
+    fallocate_enter => ranges::fallocate_enter[0, 1, 2, 3];
+    file_modified => ranges::file_modified[0];
+    remap_enter => ranges::remap_enter[0, 1, 2, 3, 4, 5];
+}
+
+#[kretprobe]
+pub fn link_exit(_context: RetProbeContext) -> u32 {
+    names::link_exit();
+    0
+}
+
+#[kretprobe]
+pub fn fallocate_exit(context: RetProbeContext) -> u32 {
+    ranges::fallocate_exit(context.ret::<i64>());
+    0
+}
+
+#[kretprobe]
+pub fn remap_prep_exit(context: RetProbeContext) -> u32 {
+    ranges::remap_prep_exit(context.ret::<i64>());
+    0
+}
+
+#[kretprobe]
+pub fn remap_exit(context: RetProbeContext) -> u32 {
+    ranges::remap_exit(context.ret::<i64>());
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,277 @@
+//! Names: create, link, unlink, rmdir, rename, exchange, and the end of an inode.
+
+use core::ffi::c_void;
+
+use abi::{EventKind, Head, InodeRef, NAME_BYTES_MAX, NameBlock, event_flags, lost_flags};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+
+use crate::emit::{NONE, fill_head};
+use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inode_ref, offset, recorded};
+use crate::maps::{EVENTS, Note, count, drop_note, exclude, excluded, forget, lose, next_seq, note, note_of, put_note};
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+const S_IFLNK: u16 = 0o120_000;
+/// `RENAME_WHITEOUT`.
+const RENAME_WHITEOUT: u64 = 4;
+/// Room for a link target with its NUL.
+const TARGET_BYTES: usize = 4096;
+
+#[repr(C)]
+struct NameRecord {
+    head: Head,
+    names: NameBlock,
+}
+
+#[repr(C)]
+struct SymlinkRecord {
+    head: Head,
+    names: NameBlock,
+    target: [u8; TARGET_BYTES],
+}
+
+/// Copies a dentry's name and says how long it is.
+#[inline(always)]
+fn copy_name(reader: &mut Reader, dentry: u64, to: *mut [u8; 256]) -> u16 {
+    let name = dentry + offset!(dentry_name);
+    let length: u32 = reader.get(name + offset!(qstr_len));
+    let bytes: u64 = reader.get(name + offset!(qstr_name));
+    let length = if length > NAME_BYTES_MAX as u32 { NAME_BYTES_MAX as u32 } else { length };
+    // SAFETY: the destination has 256 bytes, the length is masked to less.
+    unsafe {
+        bpf_probe_read_kernel(to.cast::<c_void>(), length & 0xff, bytes as *const c_void);
+    }
+    length as u16
+}
+
+/// One side of a name: directory and dentry; the second side is 0 where there is none.
+struct Sides {
+    parent: u64,
+    dentry: u64,
+    to_parent: u64,
+    to_dentry: u64,
+    victim: u64,
+    rename_flags: u32,
+}
+
+/// Fills the names of a reserved record.
+#[inline(always)]
+fn fill_names(names: *mut NameBlock, sides: &Sides, reader: &mut Reader) {
+    // SAFETY: a reserved record.
+    unsafe {
+        (*names).parent = dir_state(reader, sides.parent);
+        (*names).name_len = copy_name(reader, sides.dentry, &raw mut (*names).name);
+        (*names).rename_flags = sides.rename_flags;
+        (*names).target_len = 0;
+        if sides.to_parent != 0 {
+            (*names).to_parent = dir_state(reader, sides.to_parent);
+            (*names).to_name_len = copy_name(reader, sides.to_dentry, &raw mut (*names).to_name);
+        } else {
+            (*names).to_parent.inode = NONE;
+            (*names).to_name_len = 0;
+        }
+        if sides.victim != 0 {
+            (*names).victim = inode_ref(reader, sides.victim);
+            (*names).victim_nlink = reader.get(sides.victim + offset!(inode_nlink));
+        } else {
+            (*names).victim = NONE;
+            (*names).victim_nlink = 0;
+        }
+    }
+}
+
+#[inline(always)]
+fn lose_names(seq: u64, kind: EventKind, inode: u64, sides: &Sides) {
+    let mut reader = Reader::new();
+    let subject = inode_ref(&mut reader, inode);
+    let parent = inode_ref(&mut reader, sides.parent);
+    let to_parent: InodeRef = if sides.to_parent != 0 { inode_ref(&mut reader, sides.to_parent) } else { NONE };
+    let flags = lost_flags::ENTRIES | lost_flags::ATTRS | lost_flags::CONTENT;
+    lose(seq, subject, parent, to_parent, flags, kind as u32, core::mem::size_of::<NameRecord>() as u64);
+}
+
+/// Emits a namespace event without a link target.
+#[inline(always)]
+fn emit_names(kind: EventKind, flags: u16, inode: u64, sides: &Sides) {
+    let seq = next_seq();
+    let Some(mut entry) = EVENTS.reserve::<NameRecord>(0) else {
+        lose_names(seq, kind, inode, sides);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    let mut reader = Reader::new();
+    // SAFETY: a reserved record.
+    unsafe {
+        fill_names(&raw mut (*record).names, sides, &mut reader);
+        let size = core::mem::size_of::<NameRecord>() as u32;
+        fill_head(&raw mut (*record).head, kind, flags, seq, size, inode, &mut reader);
+    }
+    entry.submit(0);
+    count(abi::Counter::Submitted, 1);
+}
+
+/// Emits the creation of a symbolic link whose target stands at a kernel address.
+#[inline(always)]
+fn emit_symlink(inode: u64, sides: &Sides, target: u64) {
+    let seq = next_seq();
+    let Some(mut entry) = EVENTS.reserve::<SymlinkRecord>(0) else {
+        lose_names(seq, EventKind::Create, inode, sides);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    let mut reader = Reader::new();
+    // SAFETY: a reserved record.
+    unsafe {
+        fill_names(&raw mut (*record).names, sides, &mut reader);
+        let to = (&raw mut (*record).target).cast::<c_void>();
+        let copied = bpf_probe_read_kernel_str(to, TARGET_BYTES as u32, target as *const c_void);
+        let (length, flags) = if copied > 0 { (copied as u32 - 1, 0) } else { (0, event_flags::READ_FAILED) };
+        let length = length & 0xfff;
+        (*record).names.target_len = length;
+        let size = core::mem::size_of::<NameRecord>() as u32 + length;
+        fill_head(&raw mut (*record).head, EventKind::Create, flags, seq, size, inode, &mut reader);
+    }
+    entry.submit(0);
+    count(abi::Counter::Submitted, 1);
+}
+
+/// An inode gets a name that was negative: create, mkdir, mknod, symlink, link. The directory is locked.
+#[inline(always)]
+pub(crate) fn instantiate(dentry: u64, inode: u64) {
+    if !recorded(inode) {
+        return;
+    }
+    let mut reader = Reader::new();
+    let sides =
+        Sides { parent: dentry_parent(dentry), dentry, to_parent: 0, to_dentry: 0, victim: 0, rename_flags: 0 };
+    let parent_ino: u64 = reader.get(sides.parent + offset!(inode_ino));
+    if excluded(parent_ino) {
+        exclude(reader.get(inode + offset!(inode_ino)));
+        return;
+    }
+    if let Some(noted) = note_of(note::LINK)
+        && noted.inode == inode
+    {
+        emit_names(EventKind::Link, 0, inode, &sides);
+        return;
+    }
+    let mode: u16 = reader.get(inode + offset!(inode_mode));
+    if mode & S_IFMT == S_IFLNK {
+        let target = note_of(note::SYMLINK).map_or(0, |noted| noted.a);
+        emit_symlink(inode, &sides, target);
+        return;
+    }
+    let acl: u64 = reader.get(inode + offset!(inode_acl));
+    let default_acl: u64 = reader.get(inode + offset!(inode_default_acl));
+    // A real pointer is neither NULL nor the all-ones of "not cached", nor one of the small sentinels in between.
+    let real = |pointer: u64| pointer > 4096 && pointer < u64::MAX - 4096;
+    let flags = if real(acl) || real(default_acl) { event_flags::HAS_ACL } else { 0 };
+    emit_names(EventKind::Create, flags, inode, &sides);
+}
+
+/// An inode without a name.
+#[inline(always)]
+pub(crate) fn tmpfile(inode: u64) {
+    if recorded(inode) {
+        crate::attributes::emit_bare(EventKind::Tmpfile, 0, inode);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn link_enter(old: u64) {
+    let inode = dentry_inode(old);
+    if recorded(inode) {
+        put_note(&Note { kind: note::LINK, inode, ..Note::default() });
+    }
+}
+
+#[inline(always)]
+pub(crate) fn link_exit() {
+    if note_of(note::LINK).is_some() {
+        drop_note();
+    }
+}
+
+#[inline(always)]
+pub(crate) fn symlink_enter(directory: u64, target: u64) {
+    if recorded(directory) {
+        put_note(&Note { kind: note::SYMLINK, a: target, ..Note::default() });
+    }
+}
+
+#[inline(always)]
+pub(crate) fn rename_enter(data: u64) {
+    let mut reader = Reader::new();
+    let old: u64 = reader.get(data + offset!(rename_old_dentry));
+    if recorded(dentry_inode(old)) {
+        let flags: u32 = reader.get(data + offset!(rename_flags));
+        put_note(&Note { kind: note::RENAME, a: u64::from(flags), ..Note::default() });
+    }
+}
+
+/// unlink or rmdir has succeeded; the directory is still locked, the dentry still positive.
+#[inline(always)]
+pub(crate) fn delete(dentry: u64) {
+    let inode = dentry_inode(dentry);
+    if !recorded(inode) {
+        return;
+    }
+    let mut reader = Reader::new();
+    let sides =
+        Sides { parent: dentry_parent(dentry), dentry, to_parent: 0, to_dentry: 0, victim: 0, rename_flags: 0 };
+    if excluded(reader.get(sides.parent + offset!(inode_ino))) {
+        return;
+    }
+    let mode: u16 = reader.get(inode + offset!(inode_mode));
+    let kind = if mode & S_IFMT == S_IFDIR { EventKind::Rmdir } else { EventKind::Unlink };
+    emit_names(kind, 0, inode, &sides);
+}
+
+#[inline(always)]
+fn moved(kind: EventKind, dentry: u64, target: u64) {
+    let inode = dentry_inode(dentry);
+    if !recorded(inode) {
+        return;
+    }
+    let rename_flags = note_of(note::RENAME).map_or(0, |noted| noted.a);
+    let sides = Sides {
+        parent: dentry_parent(dentry),
+        dentry,
+        to_parent: dentry_parent(target),
+        to_dentry: target,
+        victim: dentry_inode(target),
+        rename_flags: rename_flags as u32,
+    };
+    let mut reader = Reader::new();
+    if excluded(reader.get(sides.parent + offset!(inode_ino))) && excluded(reader.get(sides.to_parent + offset!(inode_ino))) {
+        return;
+    }
+    let flags = if rename_flags & RENAME_WHITEOUT != 0 { event_flags::WHITEOUT } else { 0 };
+    emit_names(kind, flags, inode, &sides);
+}
+
+/// A rename has succeeded; both directories are locked, the dentries have their old names yet.
+#[inline(always)]
+pub(crate) fn rename(dentry: u64, target: u64) {
+    moved(EventKind::Rename, dentry, target);
+}
+
+#[inline(always)]
+pub(crate) fn exchange(dentry: u64, target: u64) {
+    moved(EventKind::Exchange, dentry, target);
+}
+
+/// An inode leaves memory; without links it is gone.
+#[inline(always)]
+pub(crate) fn evict(inode: u64) {
+    if !recorded(inode) {
+        return;
+    }
+    let mut reader = Reader::new();
+    let key = inode_ref(&mut reader, inode);
+    let links: u32 = reader.get(inode + offset!(inode_nlink));
+    if links == 0 {
+        crate::attributes::emit_bare(EventKind::Evict, 0, inode);
+    }
+    forget(&key, links == 0);
+}
