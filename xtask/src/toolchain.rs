@@ -130,7 +130,7 @@ fn rust_src_from_debian(rustc: &Rustc, library: &Path) -> Result<()> {
         }
     }
     anyhow::bail!(
-        "no Debian suite has rust-src {}: {}",
+        "no Debian suite has rust-src {} either: {}; `rustup component add rust-src` must work, or another Rust be used",
         rustc.release,
         seen.join("; ")
     )
