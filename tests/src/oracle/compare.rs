@@ -65,7 +65,7 @@ pub fn compare(left: impl BufRead, right: impl BufRead, options: Options) -> Res
         result.bytes += entry.size.unwrap_or(0);
         match right.remove(&entry.path) {
             Some(other) => fields(&entry, &other, options, |difference| {
-                result.add(difference, options)
+                result.add(difference, options);
             }),
             None => result.add(missing(&entry.path, "there", "missing"), options),
         }
