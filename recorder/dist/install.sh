@@ -34,17 +34,17 @@ else
     say "installed $config, an example that records nothing yet"
 fi
 systemctl daemon-reload
-systemctl enable --quiet tapeworm.service
 
 say "asking recorder doctor whether this host can be recorded"
 "$prefix/bin/recorder" doctor || fail "recorder doctor says no (exit code $?): installed, but not started"
 
 if ! grep -q '^[[:space:]]*\[\[[[:space:]]*volume[[:space:]]*\]\]' "$config"; then
-    say "$config names no volume: nothing is recorded. Edit it, then: systemctl start tapeworm"
+    say "$config names no volume: nothing is recorded. Edit it, then: systemctl enable --now tapeworm"
     exit 0
 fi
 
-say "starting tapeworm.service"
+say "starting tapeworm.service, now and at every boot"
+systemctl enable --quiet tapeworm.service
 systemctl restart tapeworm.service || fail "tapeworm.service did not start; see: journalctl -u tapeworm"
 # A service that ends at once has been started too: ask whether it answers, for a while.
 tries=60

@@ -15,7 +15,7 @@ deploy() { "$trial/xtask" deploy --bin-dir "$trial/bin" "$@"; }
 step "a host that has nothing yet"
 deploy || fail "deploy to an untouched host ended with $?"
 [ -x /usr/local/bin/recorder ] && [ -x /usr/local/bin/replayer ] || fail "a binary is missing"
-systemctl is-enabled --quiet tapeworm.service || fail "the service is not enabled"
+systemctl is-enabled --quiet tapeworm.service && fail "the service is enabled though no volume is configured"
 systemctl is-active --quiet tapeworm.service && fail "the service runs though no volume is configured"
 
 step "a file system to record, a medium, a configuration that names them"
@@ -36,6 +36,7 @@ ssh-keyscan -T 20 127.0.0.1 > /root/.ssh/known_hosts 2> /dev/null
 deploy --host root@127.0.0.1 || fail "deploy over ssh ended with $?"
 [ "$sum" = "$(sha256sum < $config)" ] || fail "deploy changed an existing configuration"
 systemctl is-active --quiet tapeworm.service || fail "the service does not run"
+systemctl is-enabled --quiet tapeworm.service || fail "the service does not come back at boot"
 
 step "work on the recorded file system"
 cp -a /usr/share/perl5 /srv/after
