@@ -1,0 +1,194 @@
+//! What the running kernel is like: struct offsets and signatures from its BTF, addresses from kallsyms.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+
+use abi::{ABSENT, Offsets};
+use anyhow::{Context, Result, bail, ensure};
+use btf_rs::{Btf, BtfType, Struct, Type};
+
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// Depth of anonymous structs inside structs.
+const NESTING_MAX: u32 = 8;
+
+/// Functions whose signature decides between programs.
+const SIGNATURES: &[&str] = &["block_write_end", "iomap_write_end"];
+
+/// The running kernel.
+pub(crate) struct Kernel {
+    /// `uname -r`.
+    pub(crate) release: String,
+    /// Struct member offsets.
+    pub(crate) offsets: Offsets,
+    /// Address of `vmemmap_base`.
+    pub(crate) vmemmap_base_address: u64,
+    /// Address of `page_offset_base`.
+    pub(crate) page_offset_base_address: u64,
+    /// Bit number of `PG_head`.
+    pub(crate) pg_head_bit: u32,
+    /// Bit number of `PG_uptodate`.
+    pub(crate) pg_uptodate_bit: u32,
+    /// Whether block_write_end is given a page, not a folio.
+    pub(crate) write_end_takes_pages: bool,
+    functions: HashSet<String>,
+    parameters: HashMap<&'static str, usize>,
+}
+
+impl Kernel {
+    /// Reads BTF and kallsyms.
+    ///
+    /// # Errors
+    /// What this kernel does not offer.
+    pub(crate) fn read() -> Result<Self> {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?.trim().to_owned();
+        let btf = Btf::from_file(BTF_PATH)
+            .with_context(|| format!("read {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF"))?;
+        let symbols = Symbols::read()?;
+        let mut offsets = Vec::with_capacity(Offsets::MEMBERS.len());
+        for (structure, members) in Offsets::MEMBERS {
+            offsets.push(members.split('|').find_map(|member| offset_of(&btf, structure, member)).unwrap_or(ABSENT));
+        }
+        let mut parameters = HashMap::new();
+        let mut write_end_takes_pages = false;
+        for &function in SIGNATURES {
+            if let Some(types) = parameter_types(&btf, function) {
+                parameters.insert(function, types.len());
+                write_end_takes_pages |= function == "block_write_end" && types.iter().any(|name| name == "page");
+            }
+        }
+        Ok(Self {
+            release,
+            offsets: Offsets::from_values(&offsets),
+            vmemmap_base_address: symbols.vmemmap_base,
+            page_offset_base_address: symbols.page_offset_base,
+            pg_head_bit: enum_value(&btf, "pageflags", "PG_head")?,
+            pg_uptodate_bit: enum_value(&btf, "pageflags", "PG_uptodate")?,
+            write_end_takes_pages,
+            functions: symbols.functions,
+            parameters,
+        })
+    }
+
+    /// Whether a function is there, modules included.
+    pub(crate) fn has_function(&self, name: &str) -> bool {
+        self.functions.contains(name)
+    }
+
+    /// Number of a function's parameters, for those whose signature matters.
+    pub(crate) fn parameters(&self, name: &str) -> Option<usize> {
+        self.parameters.get(name).copied()
+    }
+
+    /// Whether programs can be trusted here.
+    ///
+    /// # Errors
+    /// What to change.
+    pub(crate) fn check_usable(&self) -> Result<()> {
+        ensure!(
+            self.vmemmap_base_address != 0 && self.page_offset_base_address != 0,
+            "/proc/kallsyms shows no addresses: run as root, with sysctl kernel.kptr_restrict at 0 or 1"
+        );
+        let preempt = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
+        if self.release.starts_with("6.1.") && preempt.contains("(full)") {
+            bail!("kernel {} runs with preempt=full, where it skips probes without counting: boot with preempt=voluntary", self.release);
+        }
+        let required = [
+            ("inode.i_sb", self.offsets.inode_sb),
+            ("folio.mapping", self.offsets.folio_mapping),
+            ("dentry.d_name", self.offsets.dentry_name),
+            ("renamedata.old_dentry", self.offsets.rename_old_dentry),
+        ];
+        for (name, offset) in required {
+            ensure!(offset != ABSENT, "kernel {}: its BTF has no {name}", self.release);
+        }
+        Ok(())
+    }
+}
+
+struct Symbols {
+    functions: HashSet<String>,
+    vmemmap_base: u64,
+    page_offset_base: u64,
+}
+
+impl Symbols {
+    fn read() -> Result<Self> {
+        let file = File::open("/proc/kallsyms").context("open /proc/kallsyms")?;
+        let mut symbols = Self { functions: HashSet::new(), vmemmap_base: 0, page_offset_base: 0 };
+        for line in BufReader::new(file).lines() {
+            let line = line.context("read /proc/kallsyms")?;
+            let mut words = line.split_ascii_whitespace();
+            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+            match name {
+                "vmemmap_base" => symbols.vmemmap_base = u64::from_str_radix(address, 16).unwrap_or(0),
+                "page_offset_base" => symbols.page_offset_base = u64::from_str_radix(address, 16).unwrap_or(0),
+                _ if matches!(kind, "t" | "T") => {
+                    symbols.functions.insert(name.to_owned());
+                }
+                _ => {}
+            }
+        }
+        Ok(symbols)
+    }
+}
+
+fn offset_of(btf: &Btf, structure: &str, member: &str) -> Option<u32> {
+    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|found| match found {
+        Type::Struct(found) | Type::Union(found) => member_offset(btf, &found, member, 0),
+        _ => None,
+    })
+}
+
+fn member_offset(btf: &Btf, structure: &Struct, wanted: &str, depth: u32) -> Option<u32> {
+    if depth > NESTING_MAX {
+        return None;
+    }
+    structure.members.iter().find_map(|member| {
+        let here = member.bit_offset() / 8;
+        let name = btf.resolve_name(member).unwrap_or_default();
+        if name == wanted {
+            return Some(here);
+        }
+        if !name.is_empty() {
+            return None;
+        }
+        match btf.resolve_chained_type(member).ok()? {
+            Type::Struct(inner) | Type::Union(inner) => {
+                member_offset(btf, &inner, wanted, depth + 1).map(|offset| here + offset)
+            }
+            _ => None,
+        }
+    })
+}
+
+fn enum_value(btf: &Btf, name: &str, member: &str) -> Result<u32> {
+    for found in btf.resolve_types_by_name(name).with_context(|| format!("find enum {name}"))? {
+        if let Type::Enum(found) = found {
+            for item in &found.members {
+                if btf.resolve_name(item).is_ok_and(|found| found == member) {
+                    return Ok(item.val());
+                }
+            }
+        }
+    }
+    bail!("the kernel's BTF has no {member}")
+}
+
+/// Names of the structs that a function's parameters point to, empty for others.
+fn parameter_types(btf: &Btf, function: &str) -> Option<Vec<String>> {
+    let found = btf.resolve_types_by_name(function).ok()?.into_iter().find_map(|found| match found {
+        Type::Func(function) => Some(function),
+        _ => None,
+    })?;
+    let Type::FuncProto(proto) = btf.resolve_chained_type(&found).ok()? else { return None };
+    Some(proto.parameters.iter().map(|parameter| pointed_to(btf, parameter).unwrap_or_default()).collect())
+}
+
+fn pointed_to(btf: &Btf, parameter: &dyn BtfType) -> Option<String> {
+    let Type::Ptr(pointer) = btf.resolve_chained_type(parameter).ok()? else { return None };
+    match btf.resolve_chained_type(&pointer).ok()? {
+        Type::Struct(found) => btf.resolve_name(&found).ok(),
+        _ => None,
+    }
+}

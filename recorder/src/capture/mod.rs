@@ -1,0 +1,246 @@
+//! Capture: puts the eBPF programs under one volume and hands out what they report.
+//!
+//! Owns loading, attaching, pinning and the shared maps. It does not know what an event means.
+
+mod hooks;
+mod kernel;
+mod ring;
+mod shared;
+mod volume;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use abi::{ABI_VERSION, Config, Counter, features};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::{HashMap, Map, RingBuf};
+use aya::programs::links::FdLink;
+use aya::programs::KProbe;
+use aya::{Ebpf, EbpfLoader};
+
+pub(crate) use hooks::{Hook, HookState};
+pub(crate) use kernel::Kernel;
+pub(crate) use ring::Ring;
+pub(crate) use shared::{Counters, Lost, Sequence};
+pub(crate) use volume::Volume;
+
+/// The programs, as `cargo xtask build` made them; empty where they were not built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPEWORM_BPF_OBJECT"));
+
+/// Where programs, maps and links are pinned.
+const PIN_ROOT: &str = "/sys/fs/bpf/tapeworm";
+
+/// How to capture.
+#[derive(Clone, Debug)]
+pub(crate) struct CaptureOptions {
+    /// Size of the ring buffer in bytes: a power of two, at least a page.
+    pub(crate) ring_bytes: u32,
+    /// Inodes whose changes, and whose children's, are not recorded.
+    pub(crate) excluded_inodes: Vec<u64>,
+}
+
+/// Programs attached to one volume.
+pub(crate) struct Capture {
+    /// Keeps programs and maps alive; the links are pinned.
+    ebpf: Ebpf,
+    pin_dir: PathBuf,
+    hooks: Vec<Hook>,
+    ring: Option<Ring>,
+    sequence: Sequence,
+    counters: Counters,
+    lost: Lost,
+}
+
+impl Capture {
+    /// Loads, attaches and pins everything that the volume's file system needs on this kernel.
+    ///
+    /// # Errors
+    /// What is missing, and what to do about it.
+    pub(crate) fn attach(volume: &Volume, options: &CaptureOptions) -> Result<Self> {
+        ensure!(!OBJECT.is_empty(), "this recorder was built without its eBPF programs: build it with `cargo xtask build`");
+        let kernel = Kernel::read()?;
+        kernel.check_usable()?;
+        let mut hooks = hooks::choose(&kernel, &volume.fs_type)?;
+        let pin_dir = Path::new(PIN_ROOT).join(&volume.uuid);
+        fs::create_dir_all(&pin_dir)
+            .with_context(|| format!("create {}: is the BPF file system mounted on /sys/fs/bpf?", pin_dir.display()))?;
+        let config = config(&kernel, volume, options);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("CONFIG", config_bytes(&config), true)
+            .map_max_entries("EVENTS", options.ring_bytes)
+            .load(OBJECT)
+            .context("load the eBPF object")?;
+        if !options.excluded_inodes.is_empty() {
+            let map = ebpf.map_mut("EXCLUDED").context("find map EXCLUDED")?;
+            let mut excluded: HashMap<_, u64, u8> = HashMap::try_from(map).context("open map EXCLUDED")?;
+            for ino in &options.excluded_inodes {
+                excluded.insert(ino, 1, 0).context("exclude an inode")?;
+            }
+        }
+        for hook in &mut hooks {
+            attach_hook(&mut ebpf, hook, &pin_dir)?;
+        }
+        for (name, map) in ebpf.maps() {
+            map.pin(pin_dir.join(format!("map-{name}"))).with_context(|| format!("pin map {name}"))?;
+        }
+        let events = ebpf.take_map("EVENTS").context("find map EVENTS")?;
+        let fill = shared::RingPositions::new(&data(&events)?.fd().as_fd())?;
+        let ring = Ring::new(RingBuf::try_from(events).context("open the ring")?, fill, options.ring_bytes);
+        let sequence = Sequence::new(map_fd(&ebpf, "SEQ")?)?;
+        let counters = Counters::new(map_fd(&ebpf, "COUNTERS")?)?;
+        let lost = Lost::new(map_fd(&ebpf, "LOST")?)?;
+        Ok(Self { ebpf, pin_dir, hooks, ring: Some(ring), sequence, counters, lost })
+    }
+
+    /// The ring's reader; there is one.
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub(crate) fn take_ring(&mut self) -> Result<Ring> {
+        self.ring.take().context("the ring has its reader already")
+    }
+
+    /// The counter of sequence numbers.
+    pub(crate) fn sequence(&self) -> Sequence {
+        self.sequence.clone()
+    }
+
+    /// The counters of the programs.
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// What found no place in the ring.
+    pub(crate) fn lost(&self) -> Lost {
+        self.lost.clone()
+    }
+
+    /// What is attached where.
+    pub(crate) fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Times that a program was skipped because another was running on its processor. A rise is a hole that nothing names.
+    pub(crate) fn misses(&self) -> u64 {
+        self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd()))).sum()
+    }
+
+    /// Takes the programs off the volume.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub(crate) fn detach(self) -> Result<()> {
+        remove_pins(&self.pin_dir)
+    }
+}
+
+/// Whether pins of an earlier recorder are there for the volume.
+pub(crate) fn has_pins(uuid: &str) -> bool {
+    Path::new(PIN_ROOT).join(uuid).exists()
+}
+
+/// Removes the pins of an earlier recorder: its programs stop capturing.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub(crate) fn remove_stale_pins(uuid: &str) -> Result<()> {
+    remove_pins(&Path::new(PIN_ROOT).join(uuid))
+}
+
+fn remove_pins(pin_dir: &Path) -> Result<()> {
+    // The links first: a program without its maps' pins still captures, one without its link does not.
+    let mut pins: Vec<PathBuf> = fs::read_dir(pin_dir)
+        .with_context(|| format!("read {}", pin_dir.display()))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("read {}", pin_dir.display()))?;
+    pins.sort_by_key(|pin| !pin.file_name().unwrap_or_default().to_string_lossy().starts_with("link-"));
+    for pin in pins {
+        fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
+    }
+    fs::remove_dir(pin_dir).with_context(|| format!("remove {}", pin_dir.display()))
+}
+
+fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
+    let Hook { program, function, state, .. } = hook;
+    let name = format!("{program}-{function}");
+    let probe: &mut KProbe = ebpf
+        .program_mut(program)
+        .with_context(|| format!("find program {program}"))?
+        .try_into()
+        .with_context(|| format!("program {program} is no kprobe"))?;
+    if probe.fd().is_err() {
+        probe.load().map_err(|error| anyhow!("load program {program}: {}", last_lines(&error)))?;
+        probe.pin(pin_dir.join(format!("prog-{program}"))).with_context(|| format!("pin program {program}"))?;
+    }
+    let link = probe.attach(&*function, 0).with_context(|| format!("attach {program} to {function}"))?;
+    let link: FdLink = probe
+        .take_link(link)
+        .with_context(|| format!("take the link of {program}"))?
+        .try_into()
+        .with_context(|| format!("{program} has no link that can be pinned: the kernel is older than 5.15"))?;
+    let pinned = link.pin(pin_dir.join(format!("link-{name}"))).with_context(|| format!("pin the link {name}"))?;
+    // The pin keeps it; the descriptor is not needed.
+    drop(pinned);
+    *state = HookState::Attached;
+    Ok(())
+}
+
+/// The verifier's log ends with its reason.
+fn last_lines(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let (head, tail) = (lines.first().copied().unwrap_or_default(), &lines[lines.len().saturating_sub(30)..]);
+    if lines.len() > 30 { format!("{head} ... {}", tail.join("\n")) } else { text }
+}
+
+fn data(map: &Map) -> Result<&aya::maps::MapData> {
+    match map {
+        Map::Array(data) | Map::RingBuf(data) | Map::HashMap(data) => Ok(data),
+        _ => bail!("a map of unexpected type"),
+    }
+}
+
+fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>> {
+    Ok(data(ebpf.map(name).with_context(|| format!("find map {name}"))?)?.fd().as_fd())
+}
+
+fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Config {
+    let mut config = Config {
+        abi_version: ABI_VERSION,
+        device: volume.device,
+        vmemmap_base_address: kernel.vmemmap_base_address,
+        page_offset_base_address: kernel.page_offset_base_address,
+        features: 0,
+        pg_head_bit: kernel.pg_head_bit,
+        pg_uptodate_bit: kernel.pg_uptodate_bit,
+        offsets: kernel.offsets,
+        pad: [0; 8],
+    };
+    if config.offsets.folio_order == abi::ABSENT {
+        config.features |= features::FOLIO_ORDER_IN_FLAGS;
+    }
+    if config.offsets.inode_atime_sec == abi::ABSENT {
+        config.features |= features::INODE_TIMES_ARE_STRUCTS;
+    }
+    if kernel.write_end_takes_pages {
+        config.features |= features::WRITE_END_TAKES_PAGES;
+    }
+    if !options.excluded_inodes.is_empty() {
+        config.features |= features::HAS_EXCLUDED;
+    }
+    config
+}
+
+fn config_bytes(config: &Config) -> &[u8] {
+    // SAFETY: repr(C) of integers without padding bytes (the size is asserted, fields are ordered by size); read-only.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(config).cast::<u8>(), size_of::<Config>()) }
+}
+
+const _: () = assert!(Counter::Count as u32 == 8);

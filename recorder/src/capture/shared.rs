@@ -1,0 +1,165 @@
+//! The arrays that the programs share with us through mappings: no system call reads or writes them.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use abi::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT};
+use anyhow::{Context, Result};
+use rustix::mm::{MapFlags, ProtFlags};
+
+const PAGE_BYTES: usize = 4096;
+
+/// A mapping of a BPF map, unmapped at the end.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: memory shared with the kernel, read and written through atomics and volatile reads only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, bytes: usize, protection: ProtFlags, offset: u64) -> Result<Self> {
+        let bytes = bytes.next_multiple_of(PAGE_BYTES);
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd, offset) }
+            .context("map a BPF map")?;
+        Ok(Self { start: NonNull::new(start.cast()).context("map a BPF map at 0")?, bytes })
+    }
+
+    /// The u64 at an index.
+    fn slot(&self, index: usize) -> &AtomicU64 {
+        assert!((index + 1) * 8 <= self.bytes, "slot {index} is outside of the map");
+        // SAFETY: inside the mapping, aligned, shared through atomics.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().cast::<u64>().add(index)) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, not used any more. A failure leaves it mapped, which harms nothing.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The counter of sequence numbers, shared with the programs.
+#[derive(Clone)]
+pub(crate) struct Sequence(Arc<Mapping>);
+
+impl Sequence {
+    pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
+        let sequence = Self(Arc::new(Mapping::new(fd, 8, ProtFlags::READ | ProtFlags::WRITE, 0)?));
+        // 0 means "none" in what was lost: numbers begin at 1.
+        let _ = sequence.cell().compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+        Ok(sequence)
+    }
+
+    fn cell(&self) -> &AtomicU64 {
+        self.0.slot(SEQ_SLOT_NEXT as usize)
+    }
+
+    /// Takes the next number.
+    pub(crate) fn next(&self) -> u64 {
+        self.cell().fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// The number that will be taken next.
+    pub(crate) fn peek(&self) -> u64 {
+        self.cell().load(Ordering::SeqCst)
+    }
+}
+
+/// The programs' counters.
+#[derive(Clone)]
+pub(crate) struct Counters(Arc<Mapping>);
+
+impl Counters {
+    pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
+        Ok(Self(Arc::new(Mapping::new(fd, Counter::Count as usize * 8, ProtFlags::READ | ProtFlags::WRITE, 0)?)))
+    }
+
+    /// A counter's value.
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.0.slot(counter as usize).load(Ordering::Relaxed)
+    }
+}
+
+/// What found no place in the ring.
+#[derive(Clone)]
+pub(crate) struct Lost(Arc<Mapping>);
+
+impl Lost {
+    pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
+        let bytes = LOST_SLOTS as usize * size_of::<LostSlot>();
+        Ok(Self(Arc::new(Mapping::new(fd, bytes, ProtFlags::READ | ProtFlags::WRITE, 0)?)))
+    }
+
+    /// The slots from `cursor` up to `head` (the value of [`Counter::LostHead`]), which become the new cursor. `None` where more
+    /// were lost than the array holds, or one is still being filled.
+    pub(crate) fn read(&self, cursor: &mut u64, head: u64) -> Option<Vec<LostSlot>> {
+        if head - *cursor > u64::from(LOST_SLOTS) {
+            *cursor = head;
+            return None;
+        }
+        let mut slots = Vec::new();
+        for at in *cursor..head {
+            let index = usize::try_from(at % u64::from(LOST_SLOTS)).unwrap_or(0);
+            // SAFETY: inside the mapping, aligned; volatile because a program may be writing it.
+            let slot = unsafe { self.0.start.as_ptr().cast::<LostSlot>().add(index).read_volatile() };
+            if slot.seq == 0 {
+                return None;
+            }
+            slots.push(slot);
+        }
+        *cursor = head;
+        Some(slots)
+    }
+}
+
+/// The ring's consumer and producer positions, for its fill.
+pub(crate) struct RingPositions {
+    consumer: Mapping,
+    producer: Mapping,
+}
+
+impl RingPositions {
+    pub(super) fn new(fd: &BorrowedFd<'_>) -> Result<Self> {
+        Ok(Self {
+            consumer: Mapping::new(*fd, PAGE_BYTES, ProtFlags::READ, 0)?,
+            producer: Mapping::new(*fd, PAGE_BYTES, ProtFlags::READ, PAGE_BYTES as u64)?,
+        })
+    }
+
+    pub(super) fn fill_bytes(&self) -> u64 {
+        let consumer = self.consumer.slot(0).load(Ordering::Acquire);
+        self.producer.slot(0).load(Ordering::Acquire).saturating_sub(consumer)
+    }
+}
+
+/// Times that a program was skipped (`bpf_prog_info.recursion_misses`); 0 where the kernel does not tell.
+pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    /// Offset of `recursion_misses` in `struct bpf_prog_info`, as in linux/bpf.h.
+    const OFFSET: usize = 208;
+    #[repr(C)]
+    struct Attribute {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = [0u8; 256];
+    let mut attribute = Attribute {
+        bpf_fd: program.as_raw_fd().cast_unsigned(),
+        info_len: 256,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the kernel writes at most info_len bytes to info.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attribute, size_of::<Attribute>()) };
+    let bytes: [u8; 8] = info[OFFSET..OFFSET + 8].try_into().unwrap_or_default();
+    if result == 0 && attribute.info_len as usize >= OFFSET + 8 { u64::from_ne_bytes(bytes) } else { 0 }
+}
