@@ -57,6 +57,11 @@ pub(crate) fn run(args: DeployArgs) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     check_prefix(&prefix)?;
+    // The script says so too, but only after minutes of building.
+    ensure!(
+        host.is_some() || Path::new("/run/systemd/system").is_dir(),
+        "systemd does not run this host; only such hosts can be deployed to"
+    );
     let bin_dir = match bin_dir {
         Some(dir) => dir,
         None => build::build_all(Profile::Release)?.bin_dir,
