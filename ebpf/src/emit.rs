@@ -3,6 +3,8 @@
 use core::ffi::c_void;
 
 use abi::{Actor, DATA_CLASSES, DataBody, EventKind, Head, InodeRef, InodeState, event_flags, lost_flags};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
@@ -47,6 +49,11 @@ pub(crate) fn fill_head(head: *mut Head, kind: EventKind, flags: u16, seq: u64, 
         (*head).flags = if reader.failed() { flags | event_flags::READ_FAILED } else { flags };
     }
 }
+
+/// The run that a processor is emitting. Not on the stack, which is 512 bytes deep for all callers together. A probe is neither
+/// preempted nor interrupted by another one, so there is one at a time.
+#[map]
+static RUNS: PerCpuArray<Run> = PerCpuArray::with_max_entries(1, 0);
 
 /// A run of bytes on its way into the ring.
 #[repr(C)]
@@ -110,8 +117,9 @@ fn put_chunk<const N: usize>(run: &Run, length: u64) {
 
 /// One step of `bpf_loop`: emits the next chunk.
 #[inline(never)]
-extern "C" fn next_chunk(_index: u32, run: *mut Run) -> i64 {
-    // SAFETY: the run is a local of the caller of bpf_loop.
+extern "C" fn next_chunk(_index: u32, _context: *mut u64) -> i64 {
+    let Some(run) = RUNS.get_ptr_mut(0) else { return 1 };
+    // SAFETY: a slot of the map, of this processor.
     let run = unsafe { &mut *run };
     // SAFETY: volatile, so that the verifier sees a bounded value at each use.
     let left = unsafe { core::ptr::read_volatile(&raw const run.left) };
@@ -148,27 +156,37 @@ extern "C" fn next_chunk(_index: u32, run: *mut Run) -> i64 {
 }
 
 /// Emits bytes of a file as they stand at a kernel address.
-#[inline(always)]
-pub(crate) fn emit_data(kind: EventKind, inode: u64, offset: u64, address: u64, length: u64) {
+///
+/// A function of its own with nothing but numbers for arguments: the verifier then looks at it once, on its own, and not again
+/// within every loop that calls it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, length: u64) -> u64 {
+    let Some(run) = RUNS.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a slot of the map, of this processor.
+    let run = unsafe { &mut *run };
     let mut reader = Reader::new();
-    let state = inode_state(&mut reader, inode);
-    if length == 0 || excluded(state.inode.ino) {
-        return;
+    run.state = inode_state(&mut reader, inode);
+    if length == 0 || excluded(run.state.inode.ino) {
+        return 0;
     }
-    let mut run = Run {
-        kind: kind as u32,
-        flags: if reader.failed() { u32::from(event_flags::READ_FAILED) } else { 0 },
-        // SAFETY: no arguments.
-        time_ns: unsafe { bpf_ktime_get_boot_ns() },
-        offset,
-        address,
-        left: length,
-        state,
-        actor: Actor::default(),
-    };
+    run.kind = kind as u32;
+    run.flags = if reader.failed() { u32::from(event_flags::READ_FAILED) } else { 0 };
+    // SAFETY: no arguments.
+    run.time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    run.offset = offset;
+    run.address = address;
+    run.left = length;
     fill_actor(&raw mut run.actor);
+    let mut context = 0u64;
     // SAFETY: callback and context have the signature that bpf_loop wants.
     unsafe {
-        bpf_loop(CHUNKS_MAX, next_chunk as *const () as *mut c_void, (&raw mut run).cast::<c_void>(), 0);
+        bpf_loop(CHUNKS_MAX, next_chunk as *const () as *mut c_void, (&raw mut context).cast::<c_void>(), 0);
     }
+    0
+}
+
+#[inline(always)]
+pub(crate) fn emit_data(kind: EventKind, inode: u64, offset: u64, address: u64, length: u64) {
+    emit_run(kind as u64, inode, offset, address, length);
 }

@@ -82,7 +82,7 @@ impl Capture {
             attach_hook(&mut ebpf, hook, &pin_dir)?;
         }
         for (name, map) in ebpf.maps() {
-            map.pin(pin_dir.join(format!("map-{name}"))).with_context(|| format!("pin map {name}"))?;
+            map.pin(pin_dir.join(format!("map-{}", name.replace('.', "_")))).with_context(|| format!("pin map {name}"))?;
         }
         let events = ebpf.take_map("EVENTS").context("find map EVENTS")?;
         let fill = shared::RingPositions::new(&data(&events)?.fd().as_fd())?;
@@ -171,7 +171,9 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
         .try_into()
         .with_context(|| format!("program {program} is no kprobe"))?;
     if probe.fd().is_err() {
+        let began = std::time::Instant::now();
         probe.load().map_err(|error| anyhow!("load program {program}: {}", last_lines(&error)))?;
+        eprintln!("loaded {program} in {:?}", began.elapsed());
         probe.pin(pin_dir.join(format!("prog-{program}"))).with_context(|| format!("pin program {program}"))?;
     }
     let link = probe.attach(&*function, 0).with_context(|| format!("attach {program} to {function}"))?;

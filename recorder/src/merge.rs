@@ -1,0 +1,99 @@
+//! Merging: adjoining writes become one record. Pure.
+//!
+//! Only records whose numbers follow each other directly are merged, so nothing can lie between them: no mark, no conflicting operation.
+
+use journal::record::{Op, Record};
+
+/// Longest data of a merged record, in bytes.
+const MERGED_BYTES_MAX: usize = 1 << 20;
+
+/// Holds back the last write until it is known whether the next one continues it.
+#[derive(Default)]
+pub(crate) struct Merger {
+    held: Option<Record>,
+}
+
+impl Merger {
+    /// Takes the next record; gives the one that is complete, if any.
+    pub(crate) fn push(&mut self, record: Record) -> Option<Record> {
+        match &mut self.held {
+            Some(held) if joins(held, &record) => {
+                join(held, record);
+                None
+            }
+            _ => self.held.replace(record),
+        }
+    }
+
+    /// Gives what is held back.
+    pub(crate) fn finish(&mut self) -> Option<Record> {
+        self.held.take()
+    }
+}
+
+fn joins(held: &Record, next: &Record) -> bool {
+    let (Op::Write { offset, data, .. }, Op::Write { offset: next_offset, data: next_data, .. }) = (&held.op, &next.op) else {
+        return false;
+    };
+    held.inode == next.inode
+        && held.last_seq + 1 == next.seq
+        && !held.from_snapshot
+        && !next.from_snapshot
+        && held.actor.tgid == next.actor.tgid
+        && offset + data.len() as u64 == *next_offset
+        && data.len() + next_data.len() <= MERGED_BYTES_MAX
+}
+
+fn join(held: &mut Record, next: Record) {
+    let Record { last_seq, time_ns, attributes, op, .. } = next;
+    if let (Op::Write { data, length, .. }, Op::Write { data: more, .. }) = (&mut held.op, op) {
+        data.extend_from_slice(&more);
+        *length = data.len() as u64;
+        held.last_seq = last_seq;
+        held.time_ns = time_ns;
+        held.attributes = attributes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::record::{Actor, Attributes, InodeKey};
+
+    use super::*;
+
+    fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
+        Record {
+            seq,
+            last_seq: seq,
+            time_ns: 0,
+            inode: InodeKey { ino, generation: 1 },
+            attributes: Attributes::default(),
+            from_snapshot: false,
+            actor: Actor::default(),
+            op: Op::Write { offset, data: data.to_vec(), length: data.len() as u64 },
+        }
+    }
+
+    fn merged(records: Vec<Record>) -> Vec<(u64, u64, u64)> {
+        let mut merger = Merger::default();
+        let mut out: Vec<Record> = records.into_iter().filter_map(|record| merger.push(record)).collect();
+        out.extend(merger.finish());
+        out.iter()
+            .map(|record| match &record.op {
+                Op::Write { data, .. } => (record.seq, record.last_seq, data.len() as u64),
+                _ => (record.seq, record.last_seq, 0),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn only_direct_successors_are_merged() {
+        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 2, b"c")]), [(1, 2, 3)]);
+        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(3, 9, 2, b"c")]), [(1, 1, 2), (3, 3, 1)], "a number between");
+        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 8, 2, b"c")]), [(1, 1, 2), (2, 2, 1)], "another inode");
+        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 1, b"c")]), [(1, 1, 2), (2, 2, 1)], "an overlap");
+        let mut mark = write(2, 9, 2, b"");
+        mark.op = Op::Mark { name: "m".into() };
+        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), mark, write(3, 9, 2, b"c")]).len(), 3, "a mark");
+    }
+}
