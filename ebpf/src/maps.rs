@@ -57,7 +57,7 @@ pub(crate) mod note {
 #[inline(always)]
 unsafe fn add(slot: *mut u64, amount: u64) -> u64 {
     // SAFETY: as the caller says.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, amount) }
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(slot, amount) }
 }
 
 /// Takes the next sequence number.

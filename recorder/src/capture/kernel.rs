@@ -12,6 +12,22 @@ const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// Depth of anonymous structs inside structs.
 const NESTING_MAX: u32 = 8;
 
+/// Members that some kernels have and others do without: the programs are told which.
+const DEPENDS_ON_VERSION: &[&str] = &[
+    "i_atime|__i_atime",
+    "i_mtime|__i_mtime",
+    "i_ctime|__i_ctime",
+    "i_atime_sec",
+    "i_atime_nsec",
+    "i_mtime_sec",
+    "i_mtime_nsec",
+    "i_ctime_sec",
+    "i_ctime_nsec",
+    "_folio_order",
+    "_flags_1",
+    "compound_head|compound_info",
+];
+
 /// Functions whose signature decides between programs.
 const SIGNATURES: &[&str] = &["block_write_end", "iomap_write_end"];
 
@@ -31,6 +47,7 @@ pub(crate) struct Kernel {
     pub(crate) pg_uptodate_bit: u32,
     /// Whether block_write_end is given a page, not a folio.
     pub(crate) write_end_takes_pages: bool,
+    missing_members: Vec<String>,
     functions: HashSet<String>,
     parameters: HashMap<&'static str, usize>,
 }
@@ -45,9 +62,14 @@ impl Kernel {
         let btf = Btf::from_file(BTF_PATH)
             .with_context(|| format!("read {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF"))?;
         let symbols = Symbols::read()?;
+        let mut missing_members = Vec::new();
         let mut offsets = Vec::with_capacity(Offsets::MEMBERS.len());
         for (structure, members) in Offsets::MEMBERS {
-            offsets.push(members.split('|').find_map(|member| offset_of(&btf, structure, member)).unwrap_or(ABSENT));
+            let offset = members.split('|').find_map(|member| offset_of(&btf, structure, member));
+            if offset.is_none() && !DEPENDS_ON_VERSION.contains(members) {
+                missing_members.push(format!("{structure}.{members}"));
+            }
+            offsets.push(offset.unwrap_or(ABSENT));
         }
         let mut parameters = HashMap::new();
         let mut write_end_takes_pages = false;
@@ -65,6 +87,7 @@ impl Kernel {
             pg_head_bit: enum_value(&btf, "pageflags", "PG_head")?,
             pg_uptodate_bit: enum_value(&btf, "pageflags", "PG_uptodate")?,
             write_end_takes_pages,
+            missing_members,
             functions: symbols.functions,
             parameters,
         })
@@ -93,15 +116,12 @@ impl Kernel {
         if self.release.starts_with("6.1.") && preempt.contains("(full)") {
             bail!("kernel {} runs with preempt=full, where it skips probes without counting: boot with preempt=voluntary", self.release);
         }
-        let required = [
-            ("inode.i_sb", self.offsets.inode_sb),
-            ("folio.mapping", self.offsets.folio_mapping),
-            ("dentry.d_name", self.offsets.dentry_name),
-            ("renamedata.old_dentry", self.offsets.rename_old_dentry),
-        ];
-        for (name, offset) in required {
-            ensure!(offset != ABSENT, "kernel {}: its BTF has no {name}", self.release);
-        }
+        ensure!(
+            self.missing_members.is_empty(),
+            "kernel {}: its BTF has no {}: this recorder does not know this kernel yet",
+            self.release,
+            self.missing_members.join(", ")
+        );
         Ok(())
     }
 }
@@ -153,13 +173,22 @@ fn member_offset(btf: &Btf, structure: &Struct, wanted: &str, depth: u32) -> Opt
         if !name.is_empty() {
             return None;
         }
-        match btf.resolve_chained_type(member).ok()? {
-            Type::Struct(inner) | Type::Union(inner) => {
-                member_offset(btf, &inner, wanted, depth + 1).map(|offset| here + offset)
-            }
-            _ => None,
-        }
+        let inner = unqualified(btf, btf.resolve_chained_type(member).ok()?)?;
+        member_offset(btf, &inner, wanted, depth + 1).map(|offset| here + offset)
     })
+}
+
+/// The struct or union behind qualifiers.
+fn unqualified(btf: &Btf, mut found: Type) -> Option<Struct> {
+    for _ in 0..NESTING_MAX {
+        found = match found {
+            Type::Struct(found) | Type::Union(found) => return Some(found),
+            Type::Const(found) => btf.resolve_chained_type(&found).ok()?,
+            Type::Volatile(found) => btf.resolve_chained_type(&found).ok()?,
+            _ => return None,
+        };
+    }
+    None
 }
 
 fn enum_value(btf: &Btf, name: &str, member: &str) -> Result<u32> {
