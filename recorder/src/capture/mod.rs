@@ -19,7 +19,7 @@ use aya::programs::links::FdLink;
 use aya::programs::KProbe;
 use aya::{Ebpf, EbpfLoader};
 
-pub(crate) use hooks::{Hook, HookState};
+pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
 pub(crate) use ring::Ring;
 pub(crate) use shared::{Counters, Lost, Sequence};

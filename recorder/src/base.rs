@@ -1,0 +1,263 @@
+//! The base: snapshots of every inode of a volume, taken while capture already runs.
+//!
+//! Owns the walk, what it has met, its progress, and the proof that nothing is left out:
+//! an inode that the walk never met and that had a name when it ended got that name, in a directory listed before, by a rename or link
+//! that was captured since the base began, or lies in a directory that did. The pipeline asks for each such inode when it decodes the
+//! operation, and a directory asked for is walked. So the walk is followed by rounds (everything captured so far decoded, its
+//! requests served) until a round meets nothing new.
+
+use std::collections::HashMap;
+use std::io::IsTerminal as _;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use journal::record::{InodeKey, Op, SnapshotScope};
+
+use crate::snapshot::handle::{FileHandle, Root};
+use crate::snapshot::{Counts, Sink, Snapshotter, own_record};
+use crate::status::bytes as human;
+
+/// Time between two lines of progress where no terminal is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Inodes met, by number alone: a number used again during the base belongs to an inode created meanwhile, which is captured whole.
+///
+/// A cluster of 64 inode numbers takes 16 bytes and the table's slack, so 20 to 37 bytes: half a byte per inode where numbers are dense (as ext4 and
+/// xfs give them out), 37 bytes at worst.
+#[derive(Default)]
+pub(crate) struct Visited {
+    clusters: HashMap<u64, u64>,
+}
+
+impl Visited {
+    /// Adds a number; whether it is new.
+    pub(crate) fn insert(&mut self, ino: u64) -> bool {
+        let cluster = self.clusters.entry(ino / 64).or_default();
+        let bit = 1 << (ino % 64);
+        let is_new = *cluster & bit == 0;
+        *cluster |= bit;
+        is_new
+    }
+}
+
+/// What somebody wants to be read from the live file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// An inode whose state is in doubt.
+    Inode {
+        /// Which.
+        key: InodeKey,
+        /// What of it.
+        scope: SnapshotScope,
+        /// Only if the base has not met it, and then with everything below it.
+        only_if_unmet: bool,
+        /// The hole that this repairs, closed afterwards.
+        closes: Option<u64>,
+    },
+    /// Too much to name: the whole volume.
+    Everything {
+        /// The hole that this repairs, closed afterwards.
+        closes: Option<u64>,
+    },
+}
+
+/// Where requests come from and how to know that all are there.
+pub(crate) trait Demand {
+    /// The next request, if one waits.
+    fn poll(&mut self) -> Option<Wanted>;
+    /// Returns when everything captured up to `seq` is decoded and its requests wait.
+    fn settle(&mut self, seq: u64) -> Result<()>;
+}
+
+/// Takes the base, or repairs by the same means afterwards.
+pub(crate) struct Scan<'a> {
+    root: &'a Root,
+    sink: &'a dyn Sink,
+    counts: &'a Counts,
+    visited: Visited,
+    progress: Option<Progress>,
+}
+
+impl<'a> Scan<'a> {
+    /// For one base of the volume behind `root`.
+    pub(crate) fn new(root: &'a Root, sink: &'a dyn Sink, counts: &'a Counts, progress: Option<Progress>) -> Self {
+        Self { root, sink, counts, visited: Visited::default(), progress }
+    }
+
+    /// The whole base, from BaseBegin to BaseEnd. Returns the sequence number of its end, the first moment that can be restored.
+    pub(crate) fn base(&mut self, root_key: InodeKey, demand: &mut dyn Demand) -> Result<u64> {
+        self.sink.reserve()?;
+        let begin_seq = self.sink.take_seq();
+        self.sink.submit(vec![own_record(begin_seq, root_key, true, Op::BaseBegin)]).context("begin the base")?;
+        self.walk(root_key, demand)?;
+        loop {
+            let met = self.serve(demand)?;
+            self.sink.reserve()?;
+            let seq = self.sink.take_seq();
+            self.sink.submit(vec![own_record(seq, InodeKey::default(), true, Op::SetAttr)]).context("end a round of the base")?;
+            demand.settle(seq)?;
+            if !met && !self.serve(demand)? {
+                break;
+            }
+        }
+        self.sink.reserve()?;
+        let end_seq = self.sink.take_seq();
+        self.sink.submit(vec![own_record(end_seq, root_key, true, Op::BaseEnd { begin_seq })]).context("end the base")?;
+        if let Some(progress) = &self.progress {
+            progress.finish(self.counts);
+        }
+        Ok(end_seq)
+    }
+
+    /// Everything below a directory, and itself, as far as not met yet. Between inodes requests are served, so that they do not pile up.
+    fn walk(&mut self, from: InodeKey, demand: &mut dyn Demand) -> Result<()> {
+        let Some(handle) = self.root.handle(from) else { return Ok(()) };
+        // Directories seen and not yet listed: 40 bytes each. Depth first keeps it to the siblings along one path.
+        let mut waiting: Vec<(InodeKey, FileHandle)> = vec![(from, handle)];
+        while let Some((key, handle)) = waiting.pop() {
+            if self.visited.insert(key.ino) {
+                self.one(key, &handle, &mut waiting)?;
+            }
+            // Served only here: a request met during the walk may walk itself, and that is bounded by one level.
+            while let Some(wanted) = demand.poll() {
+                self.answer(wanted, &mut waiting)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, key: InodeKey, handle: &FileHandle, waiting: &mut Vec<(InodeKey, FileHandle)>) -> Result<()> {
+        let Self { root, sink, counts, visited, progress } = self;
+        let snapshotter = Snapshotter::new(root, *sink, counts);
+        snapshotter.by_handle(key, handle, SnapshotScope::Whole, &mut |child| {
+            if !child.is_leaf {
+                waiting.push((child.key, child.handle));
+            } else if visited.insert(child.key.ino) {
+                snapshotter.by_handle(child.key, &child.handle, SnapshotScope::Whole, &mut |_| Ok(()))?;
+            }
+            if let Some(progress) = progress {
+                progress.tick(counts);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Serves what waits; whether an inode was met that was not met before.
+    fn serve(&mut self, demand: &mut dyn Demand) -> Result<bool> {
+        let mut met = false;
+        while let Some(wanted) = demand.poll() {
+            let mut waiting = Vec::new();
+            met |= self.answer(wanted, &mut waiting)?;
+            for (key, _) in waiting {
+                self.walk(key, demand)?;
+            }
+        }
+        Ok(met)
+    }
+
+    /// Answers one request; directories to be walked for it are added to `waiting`.
+    fn answer(&mut self, wanted: Wanted, waiting: &mut Vec<(InodeKey, FileHandle)>) -> Result<bool> {
+        match wanted {
+            Wanted::Inode { key, only_if_unmet: true, .. } => {
+                let Some(handle) = self.root.handle(key) else { return Ok(false) };
+                let is_new = self.visited.insert(key.ino);
+                if is_new {
+                    self.one(key, &handle, waiting)?;
+                }
+                Ok(is_new)
+            }
+            Wanted::Inode { key, scope, only_if_unmet: false, closes } => {
+                Snapshotter::new(self.root, self.sink, self.counts).inode(key, scope)?;
+                self.close(closes)?;
+                Ok(false)
+            }
+            Wanted::Everything { closes } => {
+                let everything = std::mem::take(&mut self.visited);
+                let result = self.walk(self.root.top().key().unwrap_or_default(), &mut Nothing);
+                // Met before or now: a round of the base must not see them as new.
+                for (cluster, bits) in everything.clusters {
+                    *self.visited.clusters.entry(cluster).or_default() |= bits;
+                }
+                result?;
+                self.close(closes)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Answers one request after the base.
+    pub(crate) fn repair(&mut self, wanted: Wanted) -> Result<()> {
+        // What was met in an earlier repair says nothing now.
+        self.visited = Visited::default();
+        let mut waiting = Vec::new();
+        self.answer(wanted, &mut waiting)?;
+        waiting.into_iter().try_for_each(|(key, _)| self.walk(key, &mut Nothing))
+    }
+
+    fn close(&self, hole_seq: Option<u64>) -> Result<()> {
+        let Some(hole_seq) = hole_seq else { return Ok(()) };
+        self.sink.reserve()?;
+        let seq = self.sink.take_seq();
+        self.sink
+            .submit(vec![own_record(seq, InodeKey::default(), false, Op::HoleClosed { hole_seq })])
+            .context("close a hole")
+    }
+}
+
+/// A demand for nothing.
+struct Nothing;
+
+impl Demand for Nothing {
+    fn poll(&mut self) -> Option<Wanted> {
+        None
+    }
+    fn settle(&mut self, _seq: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Shows how far the base is: a bar on a terminal, a line every ten seconds otherwise.
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    path: String,
+    used_bytes: u64,
+    next_line: Instant,
+}
+
+impl Progress {
+    /// `used_bytes`: what the volume holds, as far as it knows.
+    pub(crate) fn new(path: String, used_bytes: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}");
+            let bar = ProgressBar::new(used_bytes).with_prefix(format!("base of {path}"));
+            style.map_or(bar.clone(), |style| bar.with_style(style))
+        });
+        Self { bar, path, used_bytes, next_line: Instant::now() + PROGRESS_INTERVAL }
+    }
+
+    fn tick(&mut self, counts: &Counts) {
+        let (inodes, bytes) = (counts.inodes.load(Ordering::Relaxed), counts.bytes.load(Ordering::Relaxed));
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes.min(self.used_bytes));
+            bar.set_message(format!("{inodes} files"));
+        } else if Instant::now() >= self.next_line {
+            self.next_line = Instant::now() + PROGRESS_INTERVAL;
+            eprintln!("base of {}: {inodes} files, {} of about {}", self.path, human(bytes), human(self.used_bytes));
+        }
+    }
+
+    fn finish(&self, counts: &Counts) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let (inodes, bytes) = (counts.inodes.load(Ordering::Relaxed), counts.bytes.load(Ordering::Relaxed));
+        eprintln!("base of {}: done, {inodes} files, {}", self.path, human(bytes));
+        let failed = counts.failed.load(Ordering::Relaxed);
+        if failed > 0 {
+            eprintln!("base of {}: {failed} files could not be read: they are holes in the journal", self.path);
+        }
+    }
+}

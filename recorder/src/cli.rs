@@ -1,0 +1,193 @@
+//! The command line: its shape, and which function answers each command.
+//!
+//! Owns parsing and the printing of results; what the commands do lives in the daemon, the control client and the doctor.
+
+pub(crate) mod exit;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::control::{Client, Request};
+use crate::{config, daemon, doctor, status};
+
+/// Where the service looks for its configuration.
+const CONFIG_DEFAULT: &str = "/etc/tapeworm/recorder.toml";
+
+#[derive(Parser)]
+#[command(name = "recorder", version, about = "Records every change of a file system into a journal on a medium")]
+pub(crate) struct Cli {
+    /// One JSON document on standard output instead of text, errors included
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Record the file systems that hold these paths, in the foreground, until interrupted or detached
+    Attach(AttachArgs),
+    /// Record what the configuration file names, as a service
+    Run {
+        /// Configuration file (TOML)
+        #[arg(long, default_value = CONFIG_DEFAULT)]
+        config: PathBuf,
+    },
+    /// What the running recorder has captured and what is safe on the medium
+    Status,
+    /// Name this moment, so that it can be restored
+    Mark {
+        /// 1 to 255 printable bytes
+        name: String,
+        /// Only the volume that holds this path; without it, every recorded volume
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Bring everything up to now onto the medium
+    Flush {
+        /// Return only when it is there and synced
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Stop recording: flush to the medium, remove the programs from the kernel
+    Detach {
+        /// Only the volume that holds this path; without it, every recorded volume
+        path: Option<PathBuf>,
+    },
+    /// What this host can record; with a path, prove every hook on its file system
+    Doctor {
+        /// Attach to the file system that holds this path for a moment and prove every hook there
+        path: Option<PathBuf>,
+    },
+}
+
+/// What to record, whereto.
+#[derive(Args, Clone)]
+pub(crate) struct AttachArgs {
+    /// Paths on the file systems to record
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Directory of the medium that the journal is written to
+    #[arg(long)]
+    pub(crate) medium: PathBuf,
+    /// Directory for the spool; a directory per volume is made in it
+    #[arg(long, default_value = config::SPOOL_DEFAULT)]
+    pub(crate) spool: PathBuf,
+    /// Ring buffer between kernel and recorder, in MiB; a power of two
+    #[arg(long, default_value_t = config::RING_MIB_DEFAULT, value_parser = config::parse_ring_mib)]
+    pub(crate) ring_mib: u32,
+    /// Largest spool of one volume, in MiB
+    #[arg(long, default_value_t = config::SPOOL_MIB_DEFAULT, value_parser = clap::value_parser!(u32).range(64..))]
+    pub(crate) spool_mib: u32,
+    /// The replayer binary to put on the medium; without it, the one beside this executable
+    #[arg(long)]
+    pub(crate) replayer: Option<PathBuf>,
+}
+
+/// Parses the command line, does what it says, prints the result, returns the exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli.command, cli.json) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            if cli.json {
+                print_line(&exit::as_json(&error).to_string());
+            }
+            eprintln!("recorder: {error:#}");
+            ExitCode::from(exit::code_of(&error))
+        }
+    }
+}
+
+/// Prints what clap has to say. Help and version are results; everything else is an error, also as JSON where asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let is_error = error.use_stderr();
+    if is_error && std::env::args_os().any(|argument| argument == "--json") {
+        let message = error.to_string();
+        let first = message.lines().next().unwrap_or_default();
+        print_line(&exit::as_json(&exit::coded(exit::USAGE, first)).to_string());
+    }
+    // A closed terminal is no reason to fail differently.
+    let _closed = error.print();
+    ExitCode::from(if is_error { exit::USAGE } else { 0 })
+}
+
+fn run(command: Command, json: bool) -> Result<u8> {
+    match command {
+        Command::Attach(args) => daemon::run(config::from_arguments(&args)?, daemon::Form::Attach, json),
+        Command::Run { config } => daemon::run(config::read(&config)?, daemon::Form::Service, json),
+        Command::Status => {
+            let answer = Client::connect()?.ask(&Request::Status)?;
+            print_result(json, &answer, &status::as_text(&answer));
+            Ok(status::exit_code(&answer))
+        }
+        Command::Mark { name, volume } => {
+            config::check_mark_name(&name)?;
+            let answer = Client::connect()?.ask(&Request::Mark { name, path: absolute(volume)? })?;
+            print_result(json, &answer, &status::marks_as_text(&answer));
+            Ok(0)
+        }
+        Command::Flush { wait } => {
+            let answer = Client::connect()?.ask(&Request::Flush { wait })?;
+            print_result(json, &answer, &status::flush_as_text(&answer));
+            Ok(0)
+        }
+        Command::Detach { path } => {
+            let answer = Client::connect()?.ask(&Request::Detach { path: absolute(path)? })?;
+            print_result(json, &answer, &status::detach_as_text(&answer));
+            Ok(0)
+        }
+        Command::Doctor { path } => {
+            let report = doctor::examine(path.as_deref());
+            print_result(json, &serde_json::to_value(&report).context("encode report")?, &report.as_text());
+            Ok(if report.able { 0 } else { exit::FAILED })
+        }
+    }
+}
+
+/// The daemon has another working directory.
+fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    path.map(|path| std::fs::canonicalize(&path).with_context(|| format!("find {}", path.display()))).transpose()
+}
+
+fn print_result(json: bool, value: &Value, text: &str) {
+    if json {
+        print_line(&value.to_string());
+    } else {
+        print_line(text.trim_end());
+    }
+}
+
+/// One line of result; a reader that went away is no failure of ours.
+pub(crate) fn print_line(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _closed = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_options_are_refused() {
+        assert!(Cli::try_parse_from(["recorder", "status", "--verbose-please"]).is_err());
+        assert!(Cli::try_parse_from(["recorder", "attach", "/x"]).is_err(), "a medium is needed");
+        assert!(Cli::try_parse_from(["recorder", "attach", "/x", "--medium", "/m", "--ring-mib", "3"]).is_err());
+        assert!(Cli::try_parse_from(["recorder", "attach", "/x", "/y", "--medium", "/m", "--json"]).is_ok());
+    }
+}

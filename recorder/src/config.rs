@@ -1,0 +1,183 @@
+//! What to record and whereto: from the command line, or from the service's configuration file.
+//!
+//! Owns the file's shape and the checks that need no file system; whether the paths are fit is the daemon's to find out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use crate::cli::AttachArgs;
+use crate::cli::exit::{USAGE, coded};
+
+/// Where spools are put unless told otherwise.
+pub(crate) const SPOOL_DEFAULT: &str = "/var/lib/tapeworm/spool";
+/// Default size of the ring in MiB.
+pub(crate) const RING_MIB_DEFAULT: u32 = 64;
+/// Default bound of a spool in MiB.
+pub(crate) const SPOOL_MIB_DEFAULT: u32 = 1024;
+/// Largest ring in MiB: the kernel locks its memory.
+const RING_MIB_MAX: u32 = 1024;
+/// Largest configuration file in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// One volume to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumeConfig {
+    /// Any path on the file system.
+    pub(crate) path: PathBuf,
+    /// Directory of the medium.
+    pub(crate) medium: PathBuf,
+    /// Directory that the volume's spool directory is made in.
+    pub(crate) spool: PathBuf,
+    /// Size of the ring in bytes.
+    pub(crate) ring_bytes: u32,
+    /// Bound of the spool in bytes.
+    pub(crate) spool_bytes_max: u64,
+    /// Replayer to put on the medium.
+    pub(crate) replayer: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    volume: Vec<FileVolume>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileVolume {
+    path: PathBuf,
+    medium: PathBuf,
+    spool: Option<PathBuf>,
+    ring_mib: Option<u32>,
+    spool_mib: Option<u32>,
+    replayer: Option<PathBuf>,
+}
+
+/// The volumes that the arguments of `attach` name.
+pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>> {
+    let AttachArgs { paths, medium, spool, ring_mib, spool_mib, replayer } = arguments;
+    let volumes = paths
+        .iter()
+        .map(|path| VolumeConfig {
+            path: path.clone(),
+            medium: medium.clone(),
+            spool: spool.clone(),
+            ring_bytes: ring_mib << 20,
+            spool_bytes_max: u64::from(*spool_mib) << 20,
+            replayer: replayer.clone(),
+        })
+        .collect();
+    Ok(volumes)
+}
+
+/// Reads the configuration file. Unknown keys are errors; so is a file that names no volume.
+pub(crate) fn read(path: &Path) -> Result<Vec<VolumeConfig>> {
+    let bad = |why: String| coded(USAGE, format!("read configuration {}: {why}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(bad(format!("{length} bytes, at most {FILE_BYTES_MAX} are accepted")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    parse(&text).map_err(bad)
+}
+
+fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
+    let File { volume } = toml::from_str(text).map_err(|error| error.to_string())?;
+    if volume.is_empty() {
+        return Err("it names no [[volume]]".to_owned());
+    }
+    volume
+        .into_iter()
+        .map(|FileVolume { path, medium, spool, ring_mib, spool_mib, replayer }| {
+            for named in [&path, &medium] {
+                if !named.is_absolute() {
+                    return Err(format!("{} is not an absolute path", named.display()));
+                }
+            }
+            let ring_mib = check_ring_mib(ring_mib.unwrap_or(RING_MIB_DEFAULT))?;
+            let spool_mib = spool_mib.unwrap_or(SPOOL_MIB_DEFAULT);
+            if spool_mib < 64 {
+                return Err(format!("spool_mib is {spool_mib}, at least 64 are needed"));
+            }
+            Ok(VolumeConfig {
+                path,
+                medium,
+                spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
+                ring_bytes: ring_mib << 20,
+                spool_bytes_max: u64::from(spool_mib) << 20,
+                replayer,
+            })
+        })
+        .collect()
+}
+
+/// The value of `--ring-mib`.
+pub(crate) fn parse_ring_mib(text: &str) -> Result<u32, String> {
+    check_ring_mib(text.parse().map_err(|_| format!("{text} is not a number"))?)
+}
+
+fn check_ring_mib(mib: u32) -> Result<u32, String> {
+    if mib.is_power_of_two() && mib <= RING_MIB_MAX {
+        Ok(mib)
+    } else {
+        Err(format!("the ring must be a power of two of at most {RING_MIB_MAX} MiB, not {mib}"))
+    }
+}
+
+/// A mark's name is printed, typed and stored: 1 to 255 bytes without control characters.
+pub(crate) fn check_mark_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        return Err(coded(USAGE, "a mark's name has 1 to 255 bytes and no control characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::code_of;
+
+    #[test]
+    fn a_file_with_two_volumes() {
+        let volumes = parse(
+            "[[volume]]\npath = \"/srv\"\nmedium = \"/media/a\"\n\
+             [[volume]]\npath = \"/home\"\nmedium = \"/media/b\"\nspool = \"/s\"\nring_mib = 16\nspool_mib = 64\n",
+        )
+        .unwrap();
+        assert_eq!(volumes.len(), 2);
+        assert_eq!(volumes[0].spool, Path::new(SPOOL_DEFAULT));
+        assert_eq!(volumes[1].ring_bytes, 16 << 20);
+        assert_eq!(volumes[1].spool_bytes_max, 64 << 20);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, why) in [
+            ("", "no [[volume]]"),
+            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nmedum = \"/n\"\n", "medum"),
+            ("[[volume]]\npath = \"a\"\nmedium = \"/m\"\n", "absolute"),
+            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nring_mib = 12\n", "power of two"),
+            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 1\n", "64"),
+            ("[[volume]]\npath = \"/a\"\n", "medium"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_a_usage_error() {
+        assert_eq!(code_of(&read(Path::new("/nonexistent/x.toml")).unwrap_err()), USAGE);
+    }
+
+    #[test]
+    fn mark_names() {
+        assert!(check_mark_name("before upgrade é").is_ok());
+        for name in ["", "a\nb", "a\0b", &"x".repeat(256)] {
+            assert!(check_mark_name(name).is_err(), "{name:?}");
+        }
+    }
+}

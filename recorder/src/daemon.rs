@@ -1,0 +1,179 @@
+//! The running recorder: volumes from attach to detach, signals, the control socket, supervision.
+//!
+//! Owns the life of the process. What happens on one volume is `volume.rs`; what must be true before anything is touched is
+//! `checks.rs`.
+
+mod checks;
+mod volume;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::exit::{NOTHING_THERE, coded};
+use crate::cli::print_line;
+use crate::config::VolumeConfig;
+use crate::control::{self, Operations, Request};
+use volume::{Event, Session};
+
+/// Time between two looks at the pipelines.
+const SUPERVISION_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How the recorder was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// In the foreground, for the volumes of the command line.
+    Attach,
+    /// As a service.
+    Service,
+}
+
+/// The volumes being recorded.
+#[derive(Default)]
+struct Recorder {
+    sessions: Mutex<Vec<Arc<Session>>>,
+}
+
+/// Records until told to stop. Returns the exit code.
+pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<u8> {
+    tracing::debug!("started as {form:?}");
+    checks::run_directory()?;
+    let prepared = checks::all(configs)?;
+    let socket = control::socket_path();
+    let listener = control::bind(&socket)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let recorder = Arc::new(Recorder::default());
+    let (events, received) = mpsc::channel(64);
+    let result = start(&recorder, prepared, &events)
+        .and_then(|()| runtime.block_on(serve(&recorder, listener, received, json)));
+    // Whatever went wrong, no program stays in the kernel that nobody reads from.
+    let stopped = recorder.detach(None);
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!("remove {}: {error}", socket.display());
+    }
+    result?;
+    match stopped {
+        Err(error) if crate::cli::exit::code_of(&error) != NOTHING_THERE => Err(error),
+        _ => Ok(0),
+    }
+}
+
+fn start(recorder: &Recorder, prepared: Vec<checks::Prepared>, events: &mpsc::Sender<Event>) -> Result<()> {
+    for one in prepared {
+        let path = one.config.path.clone();
+        let session = Session::start(one, events.clone()).with_context(|| format!("attach {}", path.display()))?;
+        recorder.lock().push(session);
+    }
+    Ok(())
+}
+
+/// The event loop: ends when nothing is recorded any more, on a signal, or with the first volume that fails.
+async fn serve(
+    recorder: &Arc<Recorder>,
+    listener: std::os::unix::net::UnixListener,
+    mut events: mpsc::Receiver<Event>,
+    json: bool,
+) -> Result<()> {
+    let listener = tokio::net::UnixListener::from_std(listener).context("listen on the control socket")?;
+    let operations: Arc<dyn Operations> = Arc::clone(recorder) as Arc<dyn Operations>;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
+    let mut tick = tokio::time::interval(SUPERVISION_INTERVAL);
+    let server = tokio::spawn(control::serve(listener, operations));
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => { eprintln!("interrupted: flushing to the medium and detaching"); break }
+            _ = terminate.recv() => { eprintln!("told to stop: flushing to the medium and detaching"); break }
+            event = events.recv() => match event {
+                Some(Event::Recording(line)) => print_line(&if json { line.to_json() } else { line.to_string() }),
+                Some(Event::Failed(error)) => return Err(error),
+                None => break,
+            },
+            _ = tick.tick() => {
+                if let Some(error) = recorder.failure() {
+                    return Err(error);
+                }
+                if recorder.lock().is_empty() {
+                    // The client that detached the last volume is still to be answered.
+                    tokio::time::sleep(SUPERVISION_INTERVAL).await;
+                    break;
+                }
+            }
+        }
+    }
+    server.abort();
+    Ok(())
+}
+
+impl Recorder {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self) -> Option<anyhow::Error> {
+        self.lock().iter().find_map(|session| session.failure())
+    }
+
+    /// The sessions of the volume that holds `path`, or all.
+    fn chosen(&self, path: Option<&Path>) -> Result<Vec<Arc<Session>>> {
+        let sessions = self.lock();
+        let Some(path) = path else {
+            if sessions.is_empty() {
+                return Err(coded(NOTHING_THERE, "nothing is recorded here"));
+            }
+            return Ok(sessions.clone());
+        };
+        let best = sessions
+            .iter()
+            .filter(|session| path.starts_with(session.mount_point()))
+            .max_by_key(|session| session.mount_point().as_os_str().len());
+        best.map(|session| vec![Arc::clone(session)])
+            .ok_or_else(|| coded(NOTHING_THERE, format!("{} is not recorded here", path.display())))
+    }
+
+    fn each(&self, path: Option<PathBuf>, ask: impl Fn(&Session) -> Result<Value>) -> Result<Value> {
+        let volumes = self
+            .chosen(path.as_deref())?
+            .iter()
+            .map(|session| ask(session).with_context(|| format!("volume at {}", session.mount_point().display())))
+            .collect::<Result<_>>()?;
+        Ok(control::volumes_answer(volumes))
+    }
+
+    fn detach(&self, path: Option<PathBuf>) -> Result<Value> {
+        let chosen = self.chosen(path.as_deref())?;
+        let mut answers = Vec::new();
+        let mut failed = None;
+        for session in chosen {
+            match session.detach() {
+                Ok(answer) => answers.push(answer),
+                Err(error) => failed = Some(error.context(format!("detach {}", session.mount_point().display()))),
+            }
+            self.lock().retain(|other| !Arc::ptr_eq(other, &session));
+        }
+        failed.map_or_else(|| Ok(control::volumes_answer(answers)), Err)
+    }
+}
+
+impl Operations for Recorder {
+    fn answer(&self, request: Request) -> Result<Value> {
+        match request {
+            Request::Status => {
+                let volumes: Vec<Value> = self.lock().iter().map(|session| json!(session.status())).collect();
+                Ok(control::volumes_answer(volumes))
+            }
+            Request::Mark { name, path } => {
+                crate::config::check_mark_name(&name)?;
+                self.each(path, |session| session.mark(&name))
+            }
+            Request::Flush { wait } => self.each(None, |session| session.flush(wait)),
+            Request::Detach { path } => self.detach(path),
+        }
+    }
+}

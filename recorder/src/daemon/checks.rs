@@ -1,0 +1,161 @@
+//! What must be true before anything is touched: medium, spool, lock, replayer.
+//!
+//! Every failure here leaves the host as it was, with a clear text and the right exit code.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use journal::store::{DirStore, Store};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::capture::Volume;
+use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, coded};
+use crate::config::VolumeConfig;
+use crate::control::RUN_DIR;
+use crate::status::bytes as human;
+
+/// Least room on a medium to begin with, in bytes: label, replayer and a first segment.
+const MEDIUM_BYTES_MIN: u64 = 32 << 20;
+
+/// A volume that can be attached, with everything that this needs.
+pub(crate) struct Prepared {
+    pub(crate) config: VolumeConfig,
+    pub(crate) volume: Volume,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) spool_dir: PathBuf,
+    /// Inodes of the spool, where it lies on the volume itself.
+    pub(crate) excluded_inodes: Vec<u64>,
+    /// Held while the volume is recorded.
+    pub(crate) lock: File,
+}
+
+/// Makes the directory of socket and locks.
+pub(crate) fn run_directory() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(coded(FAILED, "recording needs root: programs are put into the kernel"));
+    }
+    fs::create_dir_all(RUN_DIR).with_context(|| format!("create {RUN_DIR}"))
+}
+
+/// Checks every volume before the first is touched.
+pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
+    let volumes = configs
+        .iter()
+        .map(|config| Volume::resolve(&config.path).with_context(|| format!("attach {}", config.path.display())))
+        .collect::<Result<Vec<_>>>()?;
+    for (index, volume) in volumes.iter().enumerate() {
+        if volumes[..index].iter().any(|other| other.uuid == volume.uuid) {
+            return Err(coded(FAILED, format!("the volume at {} is named twice", volume.mount_point.display())));
+        }
+    }
+    let devices: Vec<(u64, PathBuf)> = volumes
+        .iter()
+        .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
+        .collect::<Result<_>>()?;
+    configs.into_iter().zip(volumes).map(|(config, volume)| one(config, volume, &devices)).collect()
+}
+
+fn one(config: VolumeConfig, volume: Volume, devices: &[(u64, PathBuf)]) -> Result<Prepared> {
+    let store = medium(&config, devices)?;
+    let lock = lock(&volume)?;
+    let spool_dir = config.spool.join(&volume.uuid);
+    fs::create_dir_all(&spool_dir).with_context(|| format!("create spool {}", spool_dir.display()))?;
+    let excluded_inodes = if device_of(&spool_dir)? == device_of(&volume.mount_point)? {
+        inodes_below(&spool_dir)?
+    } else {
+        Vec::new()
+    };
+    Ok(Prepared { config, volume, store, spool_dir, excluded_inodes, lock })
+}
+
+fn device_of(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.dev())
+}
+
+/// The directory and what lies in it from before: later files are excluded by the programs as they are created.
+fn inodes_below(directory: &Path) -> Result<Vec<u64>> {
+    let context = || format!("read {}", directory.display());
+    let mut inodes = vec![fs::metadata(directory).with_context(context)?.ino()];
+    for entry in fs::read_dir(directory).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        if entry.file_type().with_context(context)?.is_dir() {
+            inodes.extend(inodes_below(&entry.path())?);
+        } else {
+            inodes.push(entry.metadata().with_context(context)?.ino());
+        }
+    }
+    Ok(inodes)
+}
+
+/// Opens the medium, refuses one that cannot hold a journal of these volumes, labels it where it is new.
+fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn Store>> {
+    let VolumeConfig { medium, .. } = config;
+    let named = medium.display();
+    let found = fs::metadata(medium)
+        .map_err(|error| coded(MEDIUM_NEEDED, format!("medium {named}: {error}; mount it, or name another with --medium")))?;
+    if !found.is_dir() {
+        return Err(coded(MEDIUM_NEEDED, format!("medium {named} is not a directory")));
+    }
+    if let Some((_, mount_point)) = devices.iter().find(|(device, _)| *device == found.dev()) {
+        return Err(coded(
+            FAILED,
+            format!(
+                "medium {named} lies on {}, which is to be recorded: the journal must be on another disk",
+                mount_point.display()
+            ),
+        ));
+    }
+    rustix::fs::access(medium, rustix::fs::Access::WRITE_OK)
+        .map_err(|error| coded(FAILED, format!("medium {named} cannot be written: {error}")))?;
+    let store = DirStore::open(medium).with_context(|| format!("open medium {named}"))?;
+    let free = store.bytes_free().with_context(|| format!("measure medium {named}"))?;
+    if let Some(free) = free.filter(|&free| free < MEDIUM_BYTES_MIN) {
+        return Err(coded(
+            MEDIUM_FULL,
+            format!("medium {named} is full: {} free, at least {} are needed", human(free), human(MEDIUM_BYTES_MIN)),
+        ));
+    }
+    let removed = store.remove_unsealed().with_context(|| format!("tidy medium {named}"))?;
+    if removed > 0 {
+        eprintln!("medium {named}: removed {removed} files that an interrupted recorder left unsealed");
+    }
+    let store: Arc<dyn Store> = Arc::new(store);
+    if journal::Label::read(&*store).with_context(|| format!("read the label of {named}"))?.is_none() {
+        let replayer = replayer(config.replayer.as_deref())?;
+        journal::Label::ensure(&*store, &replayer, crate::snapshot::now_ns())
+            .with_context(|| format!("label medium {named}"))?;
+        eprintln!("medium {named}: labelled");
+    }
+    Ok(store)
+}
+
+/// The bytes of the replayer, which every medium carries.
+fn replayer(named: Option<&Path>) -> Result<Vec<u8>> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe().context("find this executable")?.with_file_name("replayer"),
+    };
+    fs::read(&path).map_err(|error| {
+        coded(
+            FAILED,
+            format!("read replayer {}: {error}; every medium carries it: name it with --replayer PATH", path.display()),
+        )
+    })
+}
+
+fn lock(volume: &Volume) -> Result<File> {
+    let path = Path::new(RUN_DIR).join(format!("{}.lock", volume.uuid));
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("open {}", path.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        coded(LOCKED, format!("the volume at {} is recorded by another recorder already", volume.mount_point.display()))
+    })?;
+    Ok(file)
+}

@@ -1,0 +1,181 @@
+//! Doubt: which inodes have to be read anew, judged from the records in order. Pure.
+//!
+//! Owns the knowledge of what is under way: snapshots that are open, operations that took their number before they act. When the
+//! two meet, or an operation fails, the inode is asked for again.
+
+use std::collections::{HashMap, HashSet};
+
+use abi::{EventKind, event_flags};
+use journal::record::{InodeKey, Op, Record, SnapshotScope};
+
+use crate::decode::Decoded;
+
+/// Operations under way that are remembered; beyond, everything is in doubt.
+const UNDER_WAY_MAX: usize = 65536;
+/// FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE.
+const SHIFTING: u32 = 0x08 | 0x20;
+
+/// What is to be read from the live file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Request {
+    /// An inode.
+    Snapshot {
+        /// Which.
+        inode: InodeKey,
+        /// What of it.
+        scope: SnapshotScope,
+        /// Only if the base has not met it.
+        only_if_unmet: bool,
+        /// The hole that this repairs.
+        closes: Option<u64>,
+    },
+    /// The whole volume.
+    Everything {
+        /// The hole that this repairs.
+        closes: Option<u64>,
+    },
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(crate) struct Doubt {
+    in_base: bool,
+    /// Inodes whose snapshot is open, by its number.
+    open: HashMap<InodeKey, u64>,
+    /// Fallocate and clone that have not ended: number to inode.
+    ranges: HashMap<u64, InodeKey>,
+    /// O_DIRECT writes that have not ended.
+    direct: HashMap<InodeKey, Vec<(u64, u64)>>,
+    /// Snapshot and operation met.
+    met: HashSet<InodeKey>,
+}
+
+fn whole(inode: InodeKey) -> Request {
+    Request::Snapshot { inode, scope: SnapshotScope::Whole, only_if_unmet: false, closes: None }
+}
+
+impl Doubt {
+    /// Looks at a record of the recorder's own.
+    pub(crate) fn own(&mut self, record: &Record, requests: &mut Vec<Request>) {
+        match &record.op {
+            Op::BaseBegin => self.in_base = true,
+            Op::BaseEnd { .. } => self.in_base = false,
+            Op::Snapshot { scope: SnapshotScope::Whole, .. } => {
+                if self.is_under_way(record.inode) {
+                    self.met.insert(record.inode);
+                }
+                self.open.insert(record.inode, record.seq);
+            }
+            Op::SnapshotEnd { .. } => {
+                self.open.remove(&record.inode);
+                self.settle(record.inode, requests);
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks at a captured event.
+    pub(crate) fn event(&mut self, decoded: &Decoded, requests: &mut Vec<Request>) {
+        let Decoded { kind, flags, record, range } = decoded;
+        let inode = record.inode;
+        match (kind, range) {
+            (EventKind::Fallocate | EventKind::Clone, _) => self.begins(record),
+            (EventKind::DirectWrite, _) => {
+                if let Op::Write { offset, length, .. } = record.op {
+                    self.direct.entry(inode).or_default().push((offset, length));
+                    if self.open.contains_key(&inode) {
+                        self.met.insert(inode);
+                    }
+                }
+            }
+            (EventKind::DirectEnd, Some((offset, length, _, result))) => {
+                self.direct_ends(inode, *offset, *length, *result, requests);
+            }
+            (EventKind::FallocateEnd | EventKind::CloneEnd, Some((_, length, of_seq, result))) => {
+                self.ranges.remove(of_seq);
+                let whole_length = i64::try_from(*length).unwrap_or(i64::MAX);
+                let short = *kind == EventKind::CloneEnd && *result < whole_length;
+                // A source that the base has not met yet has no content to clone from.
+                if *result < 0 || short || (self.in_base && *kind == EventKind::CloneEnd) {
+                    requests.push(whole(inode));
+                }
+                self.settle(inode, requests);
+            }
+            _ => self.names(record, requests),
+        }
+        let scope = if flags & event_flags::WANT_CONTENT != 0 { SnapshotScope::Whole } else { SnapshotScope::Attributes };
+        if flags & (event_flags::HAS_ACL | event_flags::WANT_ATTRS | event_flags::WANT_CONTENT) != 0 {
+            requests.push(Request::Snapshot { inode, scope, only_if_unmet: false, closes: None });
+        }
+        if let (Op::Rename { from, .. }, true) = (&record.op, flags & event_flags::WHITEOUT != 0) {
+            requests.push(whole(from.parent));
+        }
+        if self.ranges.len() + self.direct.len() + self.open.len() > UNDER_WAY_MAX {
+            self.ranges.clear();
+            self.direct.clear();
+            requests.push(Request::Everything { closes: None });
+        }
+    }
+
+    fn is_under_way(&self, inode: InodeKey) -> bool {
+        self.direct.get(&inode).is_some_and(|writes| !writes.is_empty()) || self.ranges.values().any(|busy| *busy == inode)
+    }
+
+    /// An operation that took its number before it acts.
+    fn begins(&mut self, record: &Record) {
+        self.ranges.insert(record.seq, record.inode);
+        let harmless = matches!(record.op, Op::Fallocate { mode, .. } if mode & SHIFTING == 0);
+        let source = match record.op {
+            Op::Clone { source, .. } => Some(source),
+            _ => None,
+        };
+        if self.open.contains_key(&record.inode) || (!harmless && source.is_some_and(|source| self.open.contains_key(&source))) {
+            self.met.insert(record.inode);
+        }
+    }
+
+    fn direct_ends(&mut self, inode: InodeKey, offset: u64, length: u64, result: i64, requests: &mut Vec<Request>) {
+        if let Some(writes) = self.direct.get_mut(&inode) {
+            if result < 0 {
+                writes.clear();
+            } else {
+                writes.retain(|&(start, bytes)| start < offset || start + bytes > offset.saturating_add(length));
+            }
+            if writes.is_empty() {
+                self.direct.remove(&inode);
+            }
+        }
+        if result < 0 {
+            requests.push(whole(inode));
+        }
+        self.settle(inode, requests);
+    }
+
+    /// Asks again where a snapshot and an operation met, once both are over.
+    fn settle(&mut self, inode: InodeKey, requests: &mut Vec<Request>) {
+        if !self.open.contains_key(&inode) && !self.is_under_way(inode) && self.met.remove(&inode) {
+            requests.push(whole(inode));
+        }
+    }
+
+    /// During the base, an old inode may get a name where the walk has been already.
+    fn names(&mut self, record: &Record, requests: &mut Vec<Request>) {
+        if matches!(record.op, Op::Evict) {
+            self.direct.remove(&record.inode);
+        }
+        if !self.in_base {
+            return;
+        }
+        let mut unmet = |inode| {
+            requests.push(Request::Snapshot { inode, scope: SnapshotScope::Whole, only_if_unmet: true, closes: None });
+        };
+        match &record.op {
+            Op::Rename { .. } | Op::Link { .. } => unmet(record.inode),
+            Op::Exchange { other, .. } => {
+                unmet(record.inode);
+                unmet(*other);
+            }
+            _ => {}
+        }
+    }
+}

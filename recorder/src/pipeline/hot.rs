@@ -1,0 +1,111 @@
+//! The hot path: ring to spool, and the group commit of the spool.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Shared, lock};
+use crate::capture::Ring;
+use crate::decode;
+use crate::spool::FrameKind;
+
+/// Bytes taken from the ring at once.
+const BATCH_BYTES: usize = 4 << 20;
+/// Events are gathered this long before they are taken.
+const GATHER: Duration = Duration::from_millis(5);
+/// Longest wait for an event.
+const POLL_NS: i64 = 100_000_000;
+/// Time between two syncs of the spool.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The thread that empties the ring.
+pub(super) struct Drain {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ring: Ring,
+}
+
+impl Drain {
+    /// Runs until told to stop and the ring is empty.
+    pub(super) fn run(mut self) -> Result<()> {
+        let mut said_full = false;
+        loop {
+            let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
+            if lock(&self.shared.spool).spool.is_full() {
+                if !said_full {
+                    tracing::warn!("the spool is full: events wait in the ring, and are lost as holes when that is full too");
+                    said_full = true;
+                }
+                self.shared.check()?;
+                self.shared.ring_fill_bytes.store(self.ring.fill_bytes(), Ordering::Relaxed);
+                std::thread::sleep(GATHER * 4);
+                continue;
+            }
+            said_full = false;
+            let taken = self.take()?;
+            if taken == 0 {
+                if stopping {
+                    return Ok(());
+                }
+                let timeout = Timespec { tv_sec: 0, tv_nsec: POLL_NS };
+                match poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error).context("wait for the ring"),
+                }
+            }
+            if !stopping && taken < BATCH_BYTES {
+                std::thread::sleep(GATHER);
+            }
+        }
+    }
+
+    /// Takes one batch; returns its bytes.
+    fn take(&mut self) -> Result<usize> {
+        let mut state = lock(&self.shared.spool);
+        let (mut events, mut bytes, mut appended_seq, mut result) = (0, 0, state.appended_seq, Ok(()));
+        let taken = self.ring.drain(BATCH_BYTES, |event| {
+            let event = decode::meaningful(event);
+            if let Err(error) = state.spool.append(FrameKind::Event, &[event]) {
+                result = Err(error);
+            }
+            appended_seq = appended_seq.max(decode::seq_of(event).unwrap_or(0));
+            events += 1;
+            bytes += event.len() as u64;
+        });
+        result.context("append to the spool")?;
+        if taken > 0 {
+            state.appended_seq = appended_seq;
+            state.written = state.spool.write()?;
+            self.shared.events.fetch_add(events, Ordering::Relaxed);
+            self.shared.bytes_captured.fetch_add(bytes, Ordering::Relaxed);
+            self.shared.news.notify_all();
+        }
+        drop(state);
+        self.shared.ring_fill_bytes.store(self.ring.fill_bytes(), Ordering::Relaxed);
+        Ok(taken)
+    }
+}
+
+/// Syncs what was written, a few times a second, until told to stop.
+pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
+    let mut synced_seq = 0;
+    loop {
+        let stopping = shared.stop_hot.load(Ordering::SeqCst);
+        let (file, seq) = {
+            let mut state = lock(&shared.spool);
+            state.written = state.spool.write()?;
+            (state.spool.current_file()?, state.appended_seq)
+        };
+        if seq > synced_seq {
+            file.sync_data().context("sync the spool")?;
+            synced_seq = seq;
+            shared.spooled_seq.store(seq, Ordering::Relaxed);
+        }
+        if stopping {
+            return Ok(());
+        }
+        std::thread::sleep(COMMIT_INTERVAL);
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading of an inode: directory batches, extended attributes, file flags, ranges with data.
+//!
+//! Owns system calls and their odd answers; it knows nothing of sequence numbers.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+/// Bytes of directory entries read at a time: at most 170 short names.
+const BATCH_BYTES: usize = 4096;
+/// Longest list of names and longest value of extended attributes (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
+const XATTR_BYTES_MAX: usize = 65536;
+
+/// One entry as the directory lists it.
+pub(crate) struct Listed {
+    /// Raw name.
+    pub(crate) name: CString,
+    /// `DT_*`.
+    pub(crate) kind: u8,
+    /// Where the next entry is found.
+    pub(crate) next: u64,
+}
+
+/// The entries from `cookie` on, "." and ".." too; empty at the end.
+pub(crate) fn directory_batch(fd: BorrowedFd<'_>, cookie: u64) -> io::Result<Vec<Listed>> {
+    // Aligned as the kernel's `struct linux_dirent64` wants it.
+    let mut buffer = [0u64; BATCH_BYTES / 8];
+    rustix::fs::seek(fd, SeekFrom::Start(cookie))?;
+    // SAFETY: the buffer is as long as said and lives through the call.
+    let filled =
+        unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), BATCH_BYTES) };
+    let Ok(filled) = usize::try_from(filled) else { return Err(io::Error::last_os_error()) };
+    let bytes: Vec<u8> = buffer.iter().flat_map(|word| word.to_ne_bytes()).take(filled).collect();
+    parse_batch(&bytes)
+}
+
+/// ino u64, next u64, length u16, kind u8, name with NUL.
+fn parse_batch(mut bytes: &[u8]) -> io::Result<Vec<Listed>> {
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "broken directory entry");
+    let mut listed = Vec::new();
+    while !bytes.is_empty() {
+        let next = bytes.get(8..16).and_then(|part| part.try_into().ok()).map(u64::from_ne_bytes).ok_or_else(broken)?;
+        let length = bytes.get(16..18).and_then(|part| part.try_into().ok()).map(u16::from_ne_bytes).ok_or_else(broken)?;
+        let entry = bytes.get(..usize::from(length)).filter(|entry| entry.len() > 19).ok_or_else(broken)?;
+        let name = std::ffi::CStr::from_bytes_until_nul(&entry[19..]).map_err(|_| broken())?;
+        listed.push(Listed { name: name.to_owned(), kind: entry[18], next });
+        bytes = &bytes[usize::from(length)..];
+    }
+    Ok(listed)
+}
+
+/// Path under which calls without an `O_PATH` form take the inode itself, symbolic links too.
+fn magic_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Names of all extended attributes; none where the file system has none.
+pub(crate) fn xattr_names(fd: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut buffer = vec![0u8; XATTR_BYTES_MAX];
+    let length = match rustix::fs::listxattr(magic_path(fd), &mut buffer) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    buffer.truncate(length);
+    Ok(buffer.split(|&byte| byte == 0).filter(|name| !name.is_empty()).filter_map(|name| CString::new(name).ok()).collect())
+}
+
+/// Value of an extended attribute; `None` where it is gone.
+pub(crate) fn xattr_value(fd: BorrowedFd<'_>, name: &CString) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = vec![0u8; XATTR_BYTES_MAX];
+    match rustix::fs::getxattr(magic_path(fd), name, &mut buffer) {
+        Ok(length) => {
+            buffer.truncate(length);
+            Ok(Some(buffer))
+        }
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `FS_*_FL` flags, where the file system has them.
+pub(crate) fn file_flags(fd: BorrowedFd<'_>) -> Option<u32> {
+    rustix::fs::ioctl_getflags(fd).ok().map(|flags| flags.bits())
+}
+
+/// The next range at or after `offset` that may hold data, within `size`.
+pub(crate) fn data_range(fd: BorrowedFd<'_>, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    let begin = match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
+        Ok(begin) => begin,
+        Err(Errno::NXIO) => return Ok(None),
+        // A file system that cannot tell has data everywhere.
+        Err(Errno::INVAL | Errno::NOTSUP) => return Ok((offset < size).then_some((offset, size))),
+        Err(error) => return Err(error.into()),
+    };
+    let end = match rustix::fs::seek(fd, SeekFrom::Hole(begin)) {
+        Ok(end) => end.min(size),
+        Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((begin < end).then_some((begin, end)))
+}
+
+/// Goes through the inode's lock once, so that whatever held it when this was called is done when it returns.
+///
+/// An operation takes its sequence number under that lock and may finish (move the file's size, say) a moment later. A snapshot that
+/// took its number in between would supersede an operation that it does not see. ext4 and btrfs take the lock in `SEEK_DATA`, xfs
+/// in `read`, all of them in `getdents`.
+pub(crate) fn pass_inode_lock(fd: BorrowedFd<'_>, is_directory: bool) {
+    // The answers do not matter, and an error has passed the lock or will be met again when the inode is read.
+    if is_directory {
+        drop(directory_batch(fd, 0));
+    } else {
+        let _passed = rustix::fs::seek(fd, SeekFrom::Data(0));
+        let _passed = rustix::io::pread(fd, &mut [0u8; 1], 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_directory_bytes_are_refused() {
+        assert!(parse_batch(&[0; 10]).is_err());
+        let mut entry = vec![0u8; 24];
+        entry[16] = 200;
+        assert!(parse_batch(&entry).is_err(), "longer than the buffer");
+        entry[16] = 0;
+        assert!(parse_batch(&entry).is_err(), "a length of 0 must not loop");
+        entry[16] = 24;
+        entry[19..21].copy_from_slice(b"a\0");
+        assert_eq!(parse_batch(&entry).unwrap()[0].name.as_bytes(), b"a");
+    }
+}

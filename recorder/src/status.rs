@@ -1,0 +1,155 @@
+//! The state of recorded volumes as JSON and as text.
+//!
+//! Owns the field names of `recorder status --json` and the text forms of answers; it measures nothing itself.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::exit::FAILED;
+
+/// One volume in `recorder status --json`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct VolumeStatus {
+    /// Path as given.
+    pub(crate) path: String,
+    /// The file system's own uuid.
+    pub(crate) uuid: String,
+    /// `base`, `recording` or `failed`.
+    pub(crate) state: &'static str,
+    /// Number of the epoch.
+    pub(crate) epoch: u64,
+    /// Newest sequence number taken.
+    pub(crate) captured_seq: u64,
+    /// Everything up to here is in the spool, synced.
+    pub(crate) spooled_seq: u64,
+    /// Everything up to here is on the medium, synced.
+    pub(crate) durable_seq: u64,
+    /// Bytes that wait in the ring.
+    pub(crate) ring_fill_bytes: u64,
+    /// Bytes in the spool.
+    pub(crate) spool_bytes: u64,
+    /// Bytes of events that came from the kernel.
+    pub(crate) bytes_captured: u64,
+    /// Bytes of segments on the medium, written in this run.
+    pub(crate) bytes_written: u64,
+    /// Events from the kernel.
+    pub(crate) events: u64,
+    /// Holes that are not repaired.
+    pub(crate) holes_open: u64,
+    /// Hits that programs missed.
+    pub(crate) misses: u64,
+    /// Segments sealed in this run.
+    pub(crate) segments: u64,
+    /// Directory of the medium.
+    pub(crate) medium: String,
+    /// Why recording stopped, or what could not be read.
+    pub(crate) error: Option<String>,
+}
+
+/// `recorder status` as text: one paragraph per volume.
+pub(crate) fn as_text(answer: &Value) -> String {
+    let mut text = String::new();
+    for volume in volumes(answer) {
+        let number = |name: &str| volume[name].as_u64().unwrap_or_default();
+        let word = |name: &str| volume[name].as_str().unwrap_or("?").to_owned();
+        let behind = number("captured_seq").saturating_sub(number("durable_seq"));
+        let _infallible = write!(
+            text,
+            "{}: {}\n  volume   {} epoch {}\n  medium   {}\n  captured seq {}  spooled seq {}  on the medium seq {} ({behind} behind)\n  \
+             events   {} ({})  ring {}  spool {}  written {} in {} segments\n  holes    {} open, {} missed hits\n",
+            word("path"),
+            word("state"),
+            word("uuid"),
+            number("epoch"),
+            word("medium"),
+            number("captured_seq"),
+            number("spooled_seq"),
+            number("durable_seq"),
+            number("events"),
+            bytes(number("bytes_captured")),
+            bytes(number("ring_fill_bytes")),
+            bytes(number("spool_bytes")),
+            bytes(number("bytes_written")),
+            number("segments"),
+            number("holes_open"),
+            number("misses"),
+        );
+        if let Some(error) = volume["error"].as_str() {
+            let _infallible = writeln!(text, "  error    {error}");
+        }
+    }
+    if text.is_empty() { "nothing is recorded".to_owned() } else { text }
+}
+
+/// 1 where a volume is in error: a script that only looks at the code must see it.
+pub(crate) fn exit_code(answer: &Value) -> u8 {
+    if volumes(answer).iter().any(|volume| volume["error"].is_string()) { FAILED } else { 0 }
+}
+
+/// The answer to `mark` as text.
+pub(crate) fn marks_as_text(answer: &Value) -> String {
+    lines(answer, |volume| {
+        format!("mark {} volume {} seq {} at {}", volume["name"], volume["uuid"], volume["seq"], volume["time"])
+    })
+}
+
+/// The answer to `flush` as text.
+pub(crate) fn flush_as_text(answer: &Value) -> String {
+    lines(answer, |volume| {
+        if volume["waited"] == true {
+            format!("durable volume {} seq {} segment {}", volume["uuid"], volume["durable_seq"], volume["segment"])
+        } else {
+            format!("flushing volume {} up to seq {}", volume["uuid"], volume["seq"])
+        }
+    })
+}
+
+/// The answer to `detach` as text.
+pub(crate) fn detach_as_text(answer: &Value) -> String {
+    lines(answer, |volume| format!("detached {} volume {} seq {}", volume["path"], volume["uuid"], volume["durable_seq"]))
+}
+
+fn volumes(answer: &Value) -> &[Value] {
+    answer["volumes"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn lines(answer: &Value, line: impl Fn(&Value) -> String) -> String {
+    // Strings without their quotes: these lines are for people and for `awk`.
+    volumes(answer).iter().map(|volume| line(volume).replace('"', "")).collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_names_state_and_lag() {
+        let status = VolumeStatus {
+            path: "/srv".to_owned(),
+            state: "recording",
+            captured_seq: 100,
+            durable_seq: 90,
+            ..VolumeStatus::default()
+        };
+        let answer = json!({ "volumes": [status] });
+        let text = as_text(&answer);
+        assert!(text.contains("/srv: recording") && text.contains("(10 behind)"), "{text}");
+        assert_eq!(exit_code(&answer), 0);
+        assert_eq!(exit_code(&json!({ "volumes": [{ "error": "x" }] })), FAILED);
+    }
+
+    #[test]
+    fn mark_line() {
+        let answer = json!({ "volumes": [{ "name": "m", "uuid": "u", "seq": 7, "time": "t" }] });
+        assert_eq!(marks_as_text(&answer), "mark m volume u seq 7 at t");
+    }
+}
