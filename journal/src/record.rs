@@ -236,7 +236,7 @@ pub enum Op {
 }
 
 /// What a snapshot states anew; the rest of the inode is left as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SnapshotScope {
     /// Attributes, extended attributes, and content or entries.
     Whole,

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::checks::Prepared;
 use crate::base::{Demand, Progress, Scan, Wanted};
 use crate::canary;
-use crate::capture::{self, Capture, CaptureOptions, Sequence, Volume};
+use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::pipeline::{Handle, Pipeline, PipelineOptions, Request};
 use crate::snapshot::handle::Root;
 use crate::snapshot::{Counts, Sink, own_record};
@@ -68,7 +68,6 @@ impl RecordingLine {
 #[derive(Clone)]
 struct PipelineSink {
     handle: Handle,
-    sequence: Sequence,
     stop: Arc<AtomicBool>,
 }
 
@@ -189,7 +188,6 @@ impl Session {
         proof.require(capture.hooks())?;
         // Pages that were dirty before the hooks were there become write-protected, so that the next store is seen.
         rustix::fs::syncfs(root.fd()).context("sync the volume")?;
-        let sequence = capture.sequence();
         let pipeline = Pipeline::start(PipelineOptions {
             volume: volume_info(volume, root)?,
             spool_dir,
@@ -197,11 +195,11 @@ impl Session {
             segment_bytes_target: SEGMENT_BYTES,
             store,
             ring,
-            sequence: sequence.clone(),
+            sequence: capture.sequence(),
             counters: capture.counters(),
             lost: capture.lost(),
         })?;
-        let sink = PipelineSink { handle: pipeline.handle(), sequence, stop: Arc::new(AtomicBool::new(false)) };
+        let sink = PipelineSink { handle: pipeline.handle(), stop: Arc::new(AtomicBool::new(false)) };
         Ok((pipeline, sink))
     }
 
@@ -273,7 +271,7 @@ impl Session {
 
     /// Why the pipeline stopped, if it did.
     pub(crate) fn failure(&self) -> Option<anyhow::Error> {
-        let error = self.sink.handle.status().error?;
+        let error = self.sink.handle.failed()?;
         Some(anyhow!("recording of {} stopped: {error}", self.path.display()))
     }
 
@@ -344,7 +342,7 @@ impl Session {
     /// Syncs, takes the programs off, brings everything onto the medium, ends the threads.
     pub(crate) fn detach(&self) -> Result<Value> {
         let Some(mut parts) = self.parts().take() else { bail!("it is being detached already") };
-        let synced = if parts.pipeline.handle().status().error.is_none() { self.put_down(Op::Barrier).map(drop) } else { Ok(()) };
+        let synced = if self.sink.handle.failed().is_none() { self.put_down(Op::Barrier).map(drop) } else { Ok(()) };
         self.sink.stop.store(true, Ordering::Relaxed);
         if let Some(worker) = parts.worker.take()
             && worker.join().is_err()

@@ -218,6 +218,11 @@ impl Handle {
         Ok(())
     }
 
+    /// Why the pipeline has stopped, if it has. Waiting for a medium is no stop.
+    pub(crate) fn failed(&self) -> Option<String> {
+        lock(&self.shared.failed).clone()
+    }
+
     /// What was done so far.
     pub(crate) fn status(&self) -> PipelineStatus {
         let shared = &self.shared;
