@@ -30,7 +30,15 @@ struct XattrRecord<const N: usize> {
 #[inline(always)]
 fn lose_attributes(seq: u64, kind: EventKind, inode: u64, bytes: usize) {
     let subject = inode_ref(&mut Reader::new(), inode);
-    lose(seq, subject, NONE, NONE, lost_flags::ATTRS | lost_flags::CONTENT, kind as u32, bytes as u64);
+    lose(
+        seq,
+        subject,
+        NONE,
+        NONE,
+        lost_flags::ATTRS | lost_flags::CONTENT,
+        kind as u32,
+        bytes as u64,
+    );
 }
 
 #[inline(always)]
@@ -50,7 +58,15 @@ pub(crate) fn emit_bare(kind: EventKind, flags: u16, inode: u64) {
         return;
     };
     let mut reader = Reader::new();
-    fill_head(entry.as_mut_ptr(), kind, flags, seq, core::mem::size_of::<Head>() as u32, inode, &mut reader);
+    fill_head(
+        entry.as_mut_ptr(),
+        kind,
+        flags,
+        seq,
+        core::mem::size_of::<Head>() as u32,
+        inode,
+        &mut reader,
+    );
     entry.submit(0);
     count(abi::Counter::Submitted, 1);
 }
@@ -70,9 +86,20 @@ pub(crate) fn setattr(dentry: u64, valid: u64) {
     let mut reader = Reader::new();
     // SAFETY: a reserved record.
     unsafe {
-        (*record).body = AttrBody { valid: valid as u32, pad: 0 };
+        (*record).body = AttrBody {
+            valid: valid as u32,
+            pad: 0,
+        };
         let size = core::mem::size_of::<AttrRecord>() as u32;
-        fill_head(&raw mut (*record).head, EventKind::SetAttr, 0, seq, size, inode, &mut reader);
+        fill_head(
+            &raw mut (*record).head,
+            EventKind::SetAttr,
+            0,
+            seq,
+            size,
+            inode,
+            &mut reader,
+        );
     }
     entry.submit(0);
     count(abi::Counter::Submitted, 1);
@@ -96,7 +123,11 @@ fn emit_xattr<const N: usize>(kind: EventKind, inode: u64, name: u64, value: u64
     // SAFETY: a reserved record; lengths are masked for the verifier.
     unsafe {
         let body = &raw mut (*record).body;
-        let copied = bpf_probe_read_kernel_str((&raw mut (*body).name).cast::<c_void>(), 256, name as *const c_void);
+        let copied = bpf_probe_read_kernel_str(
+            (&raw mut (*body).name).cast::<c_void>(),
+            256,
+            name as *const c_void,
+        );
         let mut flags = if copied > 1 { 0 } else { event_flags::READ_FAILED };
         (*body).name_len = if copied > 1 { (copied as u32 - 1) & 0xff } else { 0 };
         let to = (&raw mut (*record).value).cast::<c_void>();
@@ -112,7 +143,15 @@ fn emit_xattr<const N: usize>(kind: EventKind, inode: u64, name: u64, value: u64
             flags |= event_flags::READ_FAILED;
         }
         let size = (core::mem::size_of::<XattrRecord<N>>() - N) as u32 + (*body).value_len;
-        fill_head(&raw mut (*record).head, kind, flags, seq, size, inode, &mut reader);
+        fill_head(
+            &raw mut (*record).head,
+            kind,
+            flags,
+            seq,
+            size,
+            inode,
+            &mut reader,
+        );
     }
     entry.submit(0);
     count(abi::Counter::Submitted, 1);
@@ -148,7 +187,11 @@ pub(crate) fn set_acl(dentry: u64, name: u64, acl: u64) {
     if !recorded(inode) || is_excluded(inode) {
         return;
     }
-    let entries: u32 = if acl == 0 { 0 } else { Reader::new().get(acl + offset!(acl_count)) };
+    let entries: u32 = if acl == 0 {
+        0
+    } else {
+        Reader::new().get(acl + offset!(acl_count))
+    };
     let length = (entries & 0x1fff) * ACL_ENTRY_BYTES;
     let first = acl + offset!(acl_entries);
     if length <= 256 {

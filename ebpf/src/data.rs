@@ -7,8 +7,8 @@ use aya_ebpf::helpers::generated::bpf_loop;
 
 use crate::emit::emit_data;
 use crate::kernel::{
-    Reader, file_inode, folio_bytes, folio_inode, folio_is_uptodate, folio_position, inode_ref, offset, page_address,
-    page_folio, recorded,
+    Reader, file_inode, folio_bytes, folio_inode, folio_is_uptodate, folio_position, inode_ref, offset,
+    page_address, page_folio, recorded,
 };
 use crate::maps::{count, is_mapped, mark_mapped};
 use crate::ranges::emit_range;
@@ -45,7 +45,13 @@ pub(crate) fn iomap_write_end(iter: u64, length: u64, copied: u64, folio: u64) {
 fn buffered(inode: u64, folio: u64, position: u64, length: u64) {
     let start = folio_position(folio);
     if position >= start {
-        emit_data(EventKind::Write, inode, position, page_address(folio) + (position - start), length);
+        emit_data(
+            EventKind::Write,
+            inode,
+            position,
+            page_address(folio) + (position - start),
+            length,
+        );
     }
 }
 
@@ -77,7 +83,13 @@ extern "C" fn next_page(index: u32, pages: *mut Pages) -> i64 {
     let within = pages.position & (PAGE_BYTES - 1);
     let room = PAGE_BYTES - within;
     let length = if pages.left < room { pages.left } else { room };
-    emit_data(EventKind::Write, pages.inode, pages.position, page_address(page) + within, length);
+    emit_data(
+        EventKind::Write,
+        pages.inode,
+        pages.position,
+        page_address(page) + within,
+        length,
+    );
     pages.position += length;
     pages.left -= length;
     0
@@ -91,10 +103,20 @@ pub(crate) fn btrfs_dirty_pages(pages: u64, position: u64, length: u64) {
     if !recorded(inode) {
         return;
     }
-    let mut run = Pages { inode, pages, position, left: length };
+    let mut run = Pages {
+        inode,
+        pages,
+        position,
+        left: length,
+    };
     // SAFETY: callback and context have the signature that bpf_loop wants.
     unsafe {
-        bpf_loop(1024, next_page as *const () as *mut c_void, (&raw mut run).cast::<c_void>(), 0);
+        bpf_loop(
+            1024,
+            next_page as *const () as *mut c_void,
+            (&raw mut run).cast::<c_void>(),
+            0,
+        );
     }
 }
 
@@ -167,7 +189,13 @@ extern "C" fn next_vector(index: u32, vectors: *mut Vectors) -> i64 {
     let whole = u64::from(vector.length) - skip;
     let length = if vectors.left < whole { vectors.left } else { whole };
     let address = page_address(vector.page) + u64::from(vector.offset) + skip;
-    emit_data(EventKind::DirectWrite, vectors.inode, vectors.position, address, length);
+    emit_data(
+        EventKind::DirectWrite,
+        vectors.inode,
+        vectors.position,
+        address,
+        length,
+    );
     vectors.position += length;
     vectors.left -= length;
     0
@@ -205,7 +233,12 @@ pub(crate) fn dio_submit(iter: u64, bio: u64, position: u64) {
     };
     // SAFETY: callback and context have the signature that bpf_loop wants.
     unsafe {
-        bpf_loop(512, next_vector as *const () as *mut c_void, (&raw mut run).cast::<c_void>(), 0);
+        bpf_loop(
+            512,
+            next_vector as *const () as *mut c_void,
+            (&raw mut run).cast::<c_void>(),
+            0,
+        );
     }
 }
 
@@ -227,7 +260,16 @@ pub(crate) fn dio_complete(dio: u64) {
     let size: u64 = reader.get(dio + offset!(dio_size));
     let error: i32 = reader.get(dio + offset!(dio_error));
     let result = if error != 0 { i64::from(error) } else { size as i64 };
-    emit_range(EventKind::DirectEnd, inode, RangeBody { offset: position, length: size, result, ..RangeBody::default() });
+    emit_range(
+        EventKind::DirectEnd,
+        inode,
+        RangeBody {
+            offset: position,
+            length: size,
+            result,
+            ..RangeBody::default()
+        },
+    );
 }
 
 const _: () = assert!(core::mem::size_of::<BioVec>() == 16 && core::mem::size_of::<Head>() == 160);

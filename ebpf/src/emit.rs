@@ -3,12 +3,12 @@
 use core::ffi::c_void;
 
 use abi::{Actor, DATA_CLASSES, DataBody, EventKind, Head, InodeRef, InodeState, event_flags, lost_flags};
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_loop, bpf_probe_read_kernel};
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
 };
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 
 use crate::kernel::{Reader, inode_state};
 use crate::maps::{EVENTS, count, excluded, lose, next_seq};
@@ -18,7 +18,11 @@ const CHUNK_BYTES_MAX: u64 = 65536;
 /// Most chunks of one operation: 32 MiB, more than any folio has.
 const CHUNKS_MAX: u32 = 512;
 
-pub(crate) const NONE: InodeRef = InodeRef { ino: 0, generation: 0, pad: 0 };
+pub(crate) const NONE: InodeRef = InodeRef {
+    ino: 0,
+    generation: 0,
+    pad: 0,
+};
 
 /// Fills the actor in place.
 #[inline(always)]
@@ -37,7 +41,15 @@ fn fill_actor(actor: *mut Actor) {
 
 /// Fills a head in the ring; the sequence number is taken here unless one is given.
 #[inline(always)]
-pub(crate) fn fill_head(head: *mut Head, kind: EventKind, flags: u16, seq: u64, size: u32, inode: u64, reader: &mut Reader) {
+pub(crate) fn fill_head(
+    head: *mut Head,
+    kind: EventKind,
+    flags: u16,
+    seq: u64,
+    size: u32,
+    inode: u64,
+    reader: &mut Reader,
+) {
     // SAFETY: the caller gives a reserved record.
     unsafe {
         (*head).size = size;
@@ -46,7 +58,11 @@ pub(crate) fn fill_head(head: *mut Head, kind: EventKind, flags: u16, seq: u64, 
         (*head).time_ns = bpf_ktime_get_boot_ns();
         fill_actor(&raw mut (*head).actor);
         (*head).state = inode_state(reader, inode);
-        (*head).flags = if reader.failed() { flags | event_flags::READ_FAILED } else { flags };
+        (*head).flags = if reader.failed() {
+            flags | event_flags::READ_FAILED
+        } else {
+            flags
+        };
     }
 }
 
@@ -80,7 +96,15 @@ struct DataRecord<const N: usize> {
 fn put_chunk<const N: usize>(run: &Run, length: u64) {
     let seq = next_seq();
     let Some(mut entry) = EVENTS.reserve::<DataRecord<N>>(0) else {
-        lose(seq, run.state.inode, NONE, NONE, lost_flags::CONTENT, run.kind, N as u64);
+        lose(
+            seq,
+            run.state.inode,
+            NONE,
+            NONE,
+            lost_flags::CONTENT,
+            run.kind,
+            N as u64,
+        );
         return;
     };
     let record = entry.as_mut_ptr();
@@ -94,12 +118,20 @@ fn put_chunk<const N: usize>(run: &Run, length: u64) {
         (*head).state = run.state;
         let data = (&raw mut (*record).data).cast::<c_void>();
         let failed = if length >= N as u64 {
-            (*record).body = DataBody { offset: run.offset, length: N as u32, pad: 0 };
+            (*record).body = DataBody {
+                offset: run.offset,
+                length: N as u32,
+                pad: 0,
+            };
             (*head).size = core::mem::size_of::<DataRecord<N>>() as u32;
             bpf_probe_read_kernel(data, N as u32, run.address as *const c_void)
         } else {
             let part = (length & (N as u64 - 1)) as u32;
-            (*record).body = DataBody { offset: run.offset, length: part, pad: 0 };
+            (*record).body = DataBody {
+                offset: run.offset,
+                length: part,
+                pad: 0,
+            };
             (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
             bpf_probe_read_kernel(data, part, run.address as *const c_void)
         };
@@ -126,7 +158,11 @@ extern "C" fn next_chunk(_index: u32, _context: *mut u64) -> i64 {
     if left == 0 {
         return 1;
     }
-    let length = if left > CHUNK_BYTES_MAX { CHUNK_BYTES_MAX } else { left };
+    let length = if left > CHUNK_BYTES_MAX {
+        CHUNK_BYTES_MAX
+    } else {
+        left
+    };
     if length <= DATA_CLASSES[0] as u64 {
         put_chunk::<128>(run, length);
     } else if length <= 256 {
@@ -171,7 +207,11 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
         return 0;
     }
     run.kind = kind as u32;
-    run.flags = if reader.failed() { u32::from(event_flags::READ_FAILED) } else { 0 };
+    run.flags = if reader.failed() {
+        u32::from(event_flags::READ_FAILED)
+    } else {
+        0
+    };
     // SAFETY: no arguments.
     run.time_ns = unsafe { bpf_ktime_get_boot_ns() };
     run.offset = offset;
@@ -181,7 +221,12 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
     let mut context = 0u64;
     // SAFETY: callback and context have the signature that bpf_loop wants.
     unsafe {
-        bpf_loop(CHUNKS_MAX, next_chunk as *const () as *mut c_void, (&raw mut context).cast::<c_void>(), 0);
+        bpf_loop(
+            CHUNKS_MAX,
+            next_chunk as *const () as *mut c_void,
+            (&raw mut context).cast::<c_void>(),
+            0,
+        );
     }
     0
 }

@@ -43,7 +43,11 @@ impl Reader {
         let mut value: T = unsafe { core::mem::zeroed() };
         // SAFETY: the destination is a local of that size.
         self.failed |= unsafe {
-            bpf_probe_read_kernel((&raw mut value).cast(), core::mem::size_of::<T>() as u32, address as *const _)
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                core::mem::size_of::<T>() as u32,
+                address as *const _,
+            )
         };
         value
     }
@@ -82,15 +86,29 @@ pub(crate) fn inode_ref(reader: &mut Reader, inode: u64) -> InodeRef {
 #[inline(always)]
 fn time(reader: &mut Reader, inode: u64, whole: u64, sec: u64, nsec: u64) -> Time {
     if config!(features) & features::INODE_TIMES_ARE_STRUCTS != 0 {
-        Time { sec: reader.get(inode + whole), nsec: reader.get(inode + whole + 8), pad: 0 }
+        Time {
+            sec: reader.get(inode + whole),
+            nsec: reader.get(inode + whole + 8),
+            pad: 0,
+        }
     } else {
-        Time { sec: reader.get(inode + sec), nsec: reader.get(inode + nsec), pad: 0 }
+        Time {
+            sec: reader.get(inode + sec),
+            nsec: reader.get(inode + nsec),
+            pad: 0,
+        }
     }
 }
 
 #[inline(always)]
 fn mtime(reader: &mut Reader, inode: u64) -> Time {
-    time(reader, inode, offset!(inode_mtime), offset!(inode_mtime_sec), offset!(inode_mtime_nsec))
+    time(
+        reader,
+        inode,
+        offset!(inode_mtime),
+        offset!(inode_mtime_sec),
+        offset!(inode_mtime_nsec),
+    )
 }
 
 #[inline(always)]
@@ -105,7 +123,11 @@ fn ctime(reader: &mut Reader, inode: u64) -> Time {
 
 #[inline(always)]
 pub(crate) fn dir_state(reader: &mut Reader, inode: u64) -> DirState {
-    DirState { inode: inode_ref(reader, inode), mtime: mtime(reader, inode), ctime: ctime(reader, inode) }
+    DirState {
+        inode: inode_ref(reader, inode),
+        mtime: mtime(reader, inode),
+        ctime: ctime(reader, inode),
+    }
 }
 
 #[inline(always)]
@@ -154,7 +176,9 @@ pub(crate) fn file_inode(file: u64) -> u64 {
 /// The folio that a page belongs to, and the page's number in it.
 #[inline(always)]
 pub(crate) fn page_folio(page: u64) -> u64 {
-    if config!(features) & features::WRITE_END_TAKES_PAGES == 0 || config!(offsets.page_compound_head) == ABSENT {
+    if config!(features) & features::WRITE_END_TAKES_PAGES == 0
+        || config!(offsets.page_compound_head) == ABSENT
+    {
         return page;
     }
     let head: u64 = Reader::new().get(page + offset!(page_compound_head));

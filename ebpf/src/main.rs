@@ -5,7 +5,10 @@
 //! operation, and only once the event is certain. The programs know nothing of journals.
 #![no_std]
 #![no_main]
-#![allow(internal_features, reason = "the target's atomics are only reachable as intrinsics")]
+#![expect(
+    internal_features,
+    reason = "the target's atomics are only reachable as intrinsics"
+)]
 #![feature(core_intrinsics)]
 
 mod attributes;

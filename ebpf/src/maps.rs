@@ -81,13 +81,25 @@ pub(crate) fn count(counter: Counter, amount: u64) {
 
 /// Writes down an operation that found no place in the ring.
 #[inline(always)]
-pub(crate) fn lose(seq: u64, inode: InodeRef, parent: InodeRef, to_parent: InodeRef, flags: u32, kind: u32, bytes: u64) {
+pub(crate) fn lose(
+    seq: u64,
+    inode: InodeRef,
+    parent: InodeRef,
+    to_parent: InodeRef,
+    flags: u32,
+    kind: u32,
+    bytes: u64,
+) {
     count(Counter::Dropped, 1);
     count(Counter::DroppedBytes, bytes);
-    let Some(head) = COUNTERS.get_ptr_mut(Counter::LostHead as u32) else { return };
+    let Some(head) = COUNTERS.get_ptr_mut(Counter::LostHead as u32) else {
+        return;
+    };
     // SAFETY: as above.
     let at = unsafe { add(head, 1) };
-    let Some(slot) = LOST.get_ptr_mut((at % u64::from(LOST_SLOTS)) as u32) else { return };
+    let Some(slot) = LOST.get_ptr_mut((at % u64::from(LOST_SLOTS)) as u32) else {
+        return;
+    };
     // SAFETY: a slot of the map; its number makes it this program's own until the array has gone round.
     unsafe {
         (&raw mut (*slot).seq).write_volatile(0);
@@ -103,13 +115,13 @@ pub(crate) fn lose(seq: u64, inode: InodeRef, parent: InodeRef, to_parent: Inode
 /// Whether an inode number is excluded.
 #[inline(always)]
 pub(crate) fn excluded(ino: u64) -> bool {
-    config!(features) & features::HAS_EXCLUDED != 0 && EXCLUDED.get_ptr(&ino).is_some()
+    config!(features) & features::HAS_EXCLUDED != 0 && EXCLUDED.get_ptr(ino).is_some()
 }
 
 /// Excludes what was made in an excluded directory.
 #[inline(always)]
 pub(crate) fn exclude(ino: u64) {
-    if EXCLUDED.insert(&ino, &1, 0).is_err() {
+    if EXCLUDED.insert(ino, 1, 0).is_err() {
         count(Counter::MapFull, 1);
     }
 }
@@ -119,14 +131,14 @@ pub(crate) fn exclude(ino: u64) {
 pub(crate) fn forget(inode: &InodeRef, dies: bool) {
     let _ = MAPPED.remove(inode);
     if dies && config!(features) & features::HAS_EXCLUDED != 0 {
-        let _ = EXCLUDED.remove(&inode.ino);
+        let _ = EXCLUDED.remove(inode.ino);
     }
 }
 
 /// Marks an inode as mapped writable; false where the map is full.
 #[inline(always)]
 pub(crate) fn mark_mapped(inode: &InodeRef) -> bool {
-    if MAPPED.get_ptr(inode).is_some() || MAPPED.insert(inode, &1, 0).is_ok() {
+    if MAPPED.get_ptr(inode).is_some() || MAPPED.insert(inode, 1, 0).is_ok() {
         return true;
     }
     count(Counter::MapFull, 1);
@@ -143,7 +155,7 @@ pub(crate) fn is_mapped(inode: &InodeRef) -> bool {
 #[inline(always)]
 pub(crate) fn put_note(note: &Note) {
     let task = bpf_get_current_pid_tgid();
-    if NOTES.insert(&task, note, 0).is_err() {
+    if NOTES.insert(task, note, 0).is_err() {
         count(Counter::MapFull, 1);
     }
 }
@@ -153,7 +165,7 @@ pub(crate) fn put_note(note: &Note) {
 pub(crate) fn note_of(kind: u64) -> Option<Note> {
     let task = bpf_get_current_pid_tgid();
     // SAFETY: only this task writes its note.
-    let found = unsafe { NOTES.get_ptr(&task)?.read() };
+    let found = unsafe { NOTES.get_ptr(task)?.read() };
     if found.kind == kind { Some(found) } else { None }
 }
 
@@ -161,6 +173,5 @@ pub(crate) fn note_of(kind: u64) -> Option<Note> {
 #[inline(always)]
 pub(crate) fn drop_note() {
     let task = bpf_get_current_pid_tgid();
-    let _ = NOTES.remove(&task);
+    let _ = NOTES.remove(task);
 }
-

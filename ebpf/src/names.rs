@@ -7,7 +7,9 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_
 
 use crate::emit::{NONE, fill_head};
 use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inode_ref, offset, recorded};
-use crate::maps::{EVENTS, Note, count, drop_note, exclude, excluded, forget, lose, next_seq, note, note_of, put_note};
+use crate::maps::{
+    EVENTS, Note, count, drop_note, exclude, excluded, forget, lose, next_seq, note, note_of, put_note,
+};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
@@ -36,7 +38,11 @@ fn copy_name(reader: &mut Reader, dentry: u64, to: *mut [u8; 256]) -> u16 {
     let name = dentry + offset!(dentry_name);
     let length: u32 = reader.get(name + offset!(qstr_len));
     let bytes: u64 = reader.get(name + offset!(qstr_name));
-    let length = if length > NAME_BYTES_MAX as u32 { NAME_BYTES_MAX as u32 } else { length };
+    let length = if length > NAME_BYTES_MAX as u32 {
+        NAME_BYTES_MAX as u32
+    } else {
+        length
+    };
     // SAFETY: the destination has 256 bytes, the length is masked to less.
     unsafe {
         bpf_probe_read_kernel(to.cast::<c_void>(), length & 0xff, bytes as *const c_void);
@@ -57,6 +63,7 @@ struct Sides {
 /// Fills the names of a reserved record.
 #[inline(always)]
 fn fill_names(names: *mut NameBlock, sides: &Sides, reader: &mut Reader) {
+    let victim_nlink = sides.victim + offset!(inode_nlink);
     // SAFETY: a reserved record.
     unsafe {
         (*names).parent = dir_state(reader, sides.parent);
@@ -72,7 +79,7 @@ fn fill_names(names: *mut NameBlock, sides: &Sides, reader: &mut Reader) {
         }
         if sides.victim != 0 {
             (*names).victim = inode_ref(reader, sides.victim);
-            (*names).victim_nlink = reader.get(sides.victim + offset!(inode_nlink));
+            (*names).victim_nlink = reader.get(victim_nlink);
         } else {
             (*names).victim = NONE;
             (*names).victim_nlink = 0;
@@ -85,9 +92,21 @@ fn lose_names(seq: u64, kind: EventKind, inode: u64, sides: &Sides) {
     let mut reader = Reader::new();
     let subject = inode_ref(&mut reader, inode);
     let parent = inode_ref(&mut reader, sides.parent);
-    let to_parent: InodeRef = if sides.to_parent != 0 { inode_ref(&mut reader, sides.to_parent) } else { NONE };
+    let to_parent: InodeRef = if sides.to_parent != 0 {
+        inode_ref(&mut reader, sides.to_parent)
+    } else {
+        NONE
+    };
     let flags = lost_flags::ENTRIES | lost_flags::ATTRS | lost_flags::CONTENT;
-    lose(seq, subject, parent, to_parent, flags, kind as u32, core::mem::size_of::<NameRecord>() as u64);
+    lose(
+        seq,
+        subject,
+        parent,
+        to_parent,
+        flags,
+        kind as u32,
+        core::mem::size_of::<NameRecord>() as u64,
+    );
 }
 
 /// Emits a namespace event without a link target.
@@ -104,7 +123,15 @@ fn emit_names(kind: EventKind, flags: u16, inode: u64, sides: &Sides) {
     unsafe {
         fill_names(&raw mut (*record).names, sides, &mut reader);
         let size = core::mem::size_of::<NameRecord>() as u32;
-        fill_head(&raw mut (*record).head, kind, flags, seq, size, inode, &mut reader);
+        fill_head(
+            &raw mut (*record).head,
+            kind,
+            flags,
+            seq,
+            size,
+            inode,
+            &mut reader,
+        );
     }
     entry.submit(0);
     count(abi::Counter::Submitted, 1);
@@ -125,11 +152,23 @@ fn emit_symlink(inode: u64, sides: &Sides, target: u64) {
         fill_names(&raw mut (*record).names, sides, &mut reader);
         let to = (&raw mut (*record).target).cast::<c_void>();
         let copied = bpf_probe_read_kernel_str(to, TARGET_BYTES as u32, target as *const c_void);
-        let (length, flags) = if copied > 0 { (copied as u32 - 1, 0) } else { (0, event_flags::READ_FAILED) };
+        let (length, flags) = if copied > 0 {
+            (copied as u32 - 1, 0)
+        } else {
+            (0, event_flags::READ_FAILED)
+        };
         let length = length & 0xfff;
         (*record).names.target_len = length;
         let size = core::mem::size_of::<NameRecord>() as u32 + length;
-        fill_head(&raw mut (*record).head, EventKind::Create, flags, seq, size, inode, &mut reader);
+        fill_head(
+            &raw mut (*record).head,
+            EventKind::Create,
+            flags,
+            seq,
+            size,
+            inode,
+            &mut reader,
+        );
     }
     entry.submit(0);
     count(abi::Counter::Submitted, 1);
@@ -142,8 +181,14 @@ pub(crate) fn instantiate(dentry: u64, inode: u64) {
         return;
     }
     let mut reader = Reader::new();
-    let sides =
-        Sides { parent: dentry_parent(dentry), dentry, to_parent: 0, to_dentry: 0, victim: 0, rename_flags: 0 };
+    let sides = Sides {
+        parent: dentry_parent(dentry),
+        dentry,
+        to_parent: 0,
+        to_dentry: 0,
+        victim: 0,
+        rename_flags: 0,
+    };
     let parent_ino: u64 = reader.get(sides.parent + offset!(inode_ino));
     if excluded(parent_ino) {
         exclude(reader.get(inode + offset!(inode_ino)));
@@ -165,7 +210,11 @@ pub(crate) fn instantiate(dentry: u64, inode: u64) {
     let default_acl: u64 = reader.get(inode + offset!(inode_default_acl));
     // A real pointer is neither NULL nor the all-ones of "not cached", nor one of the small sentinels in between.
     let real = |pointer: u64| pointer > 4096 && pointer < u64::MAX - 4096;
-    let flags = if real(acl) || real(default_acl) { event_flags::HAS_ACL } else { 0 };
+    let flags = if real(acl) || real(default_acl) {
+        event_flags::HAS_ACL
+    } else {
+        0
+    };
     emit_names(EventKind::Create, flags, inode, &sides);
 }
 
@@ -181,7 +230,11 @@ pub(crate) fn tmpfile(inode: u64) {
 pub(crate) fn link_enter(old: u64) {
     let inode = dentry_inode(old);
     if recorded(inode) {
-        put_note(&Note { kind: note::LINK, inode, ..Note::default() });
+        put_note(&Note {
+            kind: note::LINK,
+            inode,
+            ..Note::default()
+        });
     }
 }
 
@@ -195,7 +248,11 @@ pub(crate) fn link_exit() {
 #[inline(always)]
 pub(crate) fn symlink_enter(directory: u64, target: u64) {
     if recorded(directory) {
-        put_note(&Note { kind: note::SYMLINK, a: target, ..Note::default() });
+        put_note(&Note {
+            kind: note::SYMLINK,
+            a: target,
+            ..Note::default()
+        });
     }
 }
 
@@ -205,7 +262,11 @@ pub(crate) fn rename_enter(data: u64) {
     let old: u64 = reader.get(data + offset!(rename_old_dentry));
     if recorded(dentry_inode(old)) {
         let flags: u32 = reader.get(data + offset!(rename_flags));
-        put_note(&Note { kind: note::RENAME, a: u64::from(flags), ..Note::default() });
+        put_note(&Note {
+            kind: note::RENAME,
+            a: u64::from(flags),
+            ..Note::default()
+        });
     }
 }
 
@@ -217,13 +278,23 @@ pub(crate) fn delete(dentry: u64) {
         return;
     }
     let mut reader = Reader::new();
-    let sides =
-        Sides { parent: dentry_parent(dentry), dentry, to_parent: 0, to_dentry: 0, victim: 0, rename_flags: 0 };
+    let sides = Sides {
+        parent: dentry_parent(dentry),
+        dentry,
+        to_parent: 0,
+        to_dentry: 0,
+        victim: 0,
+        rename_flags: 0,
+    };
     if excluded(reader.get(sides.parent + offset!(inode_ino))) {
         return;
     }
     let mode: u16 = reader.get(inode + offset!(inode_mode));
-    let kind = if mode & S_IFMT == S_IFDIR { EventKind::Rmdir } else { EventKind::Unlink };
+    let kind = if mode & S_IFMT == S_IFDIR {
+        EventKind::Rmdir
+    } else {
+        EventKind::Unlink
+    };
     emit_names(kind, 0, inode, &sides);
 }
 
@@ -243,10 +314,16 @@ fn moved(kind: EventKind, dentry: u64, target: u64) {
         rename_flags: rename_flags as u32,
     };
     let mut reader = Reader::new();
-    if excluded(reader.get(sides.parent + offset!(inode_ino))) && excluded(reader.get(sides.to_parent + offset!(inode_ino))) {
+    if excluded(reader.get(sides.parent + offset!(inode_ino)))
+        && excluded(reader.get(sides.to_parent + offset!(inode_ino)))
+    {
         return;
     }
-    let flags = if rename_flags & RENAME_WHITEOUT != 0 { event_flags::WHITEOUT } else { 0 };
+    let flags = if rename_flags & RENAME_WHITEOUT != 0 {
+        event_flags::WHITEOUT
+    } else {
+        0
+    };
     emit_names(kind, flags, inode, &sides);
 }
 

@@ -25,7 +25,15 @@ pub(crate) fn emit_range(kind: EventKind, inode: u64, body: RangeBody) -> u64 {
     let Some(mut entry) = EVENTS.reserve::<RangeRecord>(0) else {
         let subject = inode_ref(&mut Reader::new(), inode);
         let bytes = core::mem::size_of::<RangeRecord>() as u64;
-        lose(seq, subject, NONE, NONE, lost_flags::CONTENT | lost_flags::ATTRS, kind as u32, bytes);
+        lose(
+            seq,
+            subject,
+            NONE,
+            NONE,
+            lost_flags::CONTENT | lost_flags::ATTRS,
+            kind as u32,
+            bytes,
+        );
         return seq;
     };
     let record = entry.as_mut_ptr();
@@ -45,26 +53,43 @@ pub(crate) fn emit_range(kind: EventKind, inode: u64, body: RangeBody) -> u64 {
 pub(crate) fn fallocate_enter(file: u64, mode: u64, start: u64, length: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
-        put_note(&Note { kind: note::FALLOCATE, inode, a: mode & 0xffff_ffff, b: start, c: length, d: 0, seq: 0 });
+        put_note(&Note {
+            kind: note::FALLOCATE,
+            inode,
+            a: mode & 0xffff_ffff,
+            b: start,
+            c: length,
+            d: 0,
+            seq: 0,
+        });
     }
 }
 
 /// Every file system calls this under the inode's lock before it changes the file.
 #[inline(always)]
 pub(crate) fn file_modified(file: u64) {
-    let Some(mut noted) = note_of(note::FALLOCATE) else { return };
+    let Some(mut noted) = note_of(note::FALLOCATE) else {
+        return;
+    };
     let inode = file_inode(file);
     if inode != noted.inode || noted.seq != 0 {
         return;
     }
-    let body = RangeBody { offset: noted.b, length: noted.c, mode: noted.a as u32, ..RangeBody::default() };
+    let body = RangeBody {
+        offset: noted.b,
+        length: noted.c,
+        mode: noted.a as u32,
+        ..RangeBody::default()
+    };
     noted.seq = emit_range(EventKind::Fallocate, inode, body);
     put_note(&noted);
 }
 
 #[inline(always)]
 pub(crate) fn fallocate_exit(result: i64) {
-    let Some(noted) = note_of(note::FALLOCATE) else { return };
+    let Some(noted) = note_of(note::FALLOCATE) else {
+        return;
+    };
     drop_note();
     let result = i64::from(result as i32);
     if noted.seq != 0 {
@@ -79,8 +104,14 @@ pub(crate) fn fallocate_exit(result: i64) {
 
 #[inline(always)]
 fn end(kind: EventKind, noted: &Note, mode: u32, result: i64) {
-    let body =
-        RangeBody { offset: noted.b, length: noted.c, mode, of_seq: noted.seq, result, ..RangeBody::default() };
+    let body = RangeBody {
+        offset: noted.b,
+        length: noted.c,
+        mode,
+        of_seq: noted.seq,
+        result,
+        ..RangeBody::default()
+    };
     emit_range(kind, noted.inode, body);
 }
 
@@ -89,14 +120,24 @@ fn end(kind: EventKind, noted: &Note, mode: u32, result: i64) {
 pub(crate) fn remap_enter(source: u64, source_offset: u64, target: u64, start: u64, length: u64, flags: u64) {
     let inode = file_inode(target);
     if flags & REMAP_DEDUP == 0 && recorded(inode) {
-        put_note(&Note { kind: note::REMAP, inode, a: file_inode(source), b: start, c: length, d: source_offset, seq: 0 });
+        put_note(&Note {
+            kind: note::REMAP,
+            inode,
+            a: file_inode(source),
+            b: start,
+            c: length,
+            d: source_offset,
+            seq: 0,
+        });
     }
 }
 
 /// The range is checked, both inodes are locked, nothing is changed yet.
 #[inline(always)]
 pub(crate) fn remap_prep_exit(result: i64) {
-    let Some(mut noted) = note_of(note::REMAP) else { return };
+    let Some(mut noted) = note_of(note::REMAP) else {
+        return;
+    };
     let mut reader = Reader::new();
     let length: u64 = reader.get(noted.c);
     if result as i32 != 0 || length == 0 {
@@ -104,7 +145,13 @@ pub(crate) fn remap_prep_exit(result: i64) {
         return;
     }
     let source: InodeRef = inode_ref(&mut reader, noted.a);
-    let body = RangeBody { offset: noted.b, length, source, source_offset: noted.d, ..RangeBody::default() };
+    let body = RangeBody {
+        offset: noted.b,
+        length,
+        source,
+        source_offset: noted.d,
+        ..RangeBody::default()
+    };
     noted.c = length;
     noted.seq = emit_range(EventKind::Clone, noted.inode, body);
     put_note(&noted);

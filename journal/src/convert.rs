@@ -118,7 +118,7 @@ fn put_op<'a>(op: &'a Op, row: &mut Row<'a>) {
             row.link_target = link_target.as_deref();
         }
         Op::Link { entry, dir } | Op::Unlink { entry, dir } | Op::Rmdir { entry, dir } => {
-            put_entry(row, entry, Some(dir))
+            put_entry(row, entry, Some(dir));
         }
         Op::Rename {
             from,
@@ -143,7 +143,7 @@ fn put_op<'a>(op: &'a Op, row: &mut Row<'a>) {
             put_other(row, Some(*other));
         }
         Op::SetXattr { name, value } => {
-            (row.xattr_name, row.xattr_value) = (Some(name.as_slice()), Some(value.as_slice()))
+            (row.xattr_name, row.xattr_value) = (Some(name.as_slice()), Some(value.as_slice()));
         }
         Op::RemoveXattr { name } => row.xattr_name = Some(name),
         Op::Fallocate { mode, offset, length } => {

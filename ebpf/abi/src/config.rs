@@ -125,4 +125,4 @@ pub mod features {
     pub const HAS_EXCLUDED: u64 = 1 << 3;
 }
 
-const _: () = assert!(size_of::<Config>() % 8 == 0);
+const _: () = assert!(size_of::<Config>().is_multiple_of(8));
