@@ -86,6 +86,22 @@ pub(crate) fn integrity(message: impl Into<String>) -> anyhow::Error {
 pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
     error
         .chain()
-        .find_map(|cause| cause.downcast_ref::<Failure>().map(|failure| failure.exit))
+        .find_map(|cause| {
+            let journals = cause.downcast_ref::<journal::Error>().map(of_journal);
+            cause.downcast_ref::<Failure>().map(|failure| failure.exit).or(journals)
+        })
         .unwrap_or(Exit::Failed)
+}
+
+fn of_journal(error: &journal::Error) -> Exit {
+    match error {
+        journal::Error::NoJournal(_) => Exit::NoJournal,
+        journal::Error::Integrity(_) => Exit::Integrity,
+        journal::Error::MediumNeeded(_) => Exit::MediumNeeded,
+        journal::Error::HoleInRange(_) => Exit::HoleInRange,
+        journal::Error::MediumFull(_)
+        | journal::Error::Unsupported(_)
+        | journal::Error::NoSuchPoint(_)
+        | journal::Error::Io { .. } => Exit::Failed,
+    }
 }

@@ -1,8 +1,66 @@
-//! replayer
+//! replayer: reads tapeworm media, rebuilds the recorded file system, checks and lists the journal. Owns the way from the
+//! command line to a command and to the exit code; no behaviour.
+
 mod cli;
+mod dump;
 mod exit;
+mod media;
 mod output;
+mod points;
 mod progress;
 mod restore;
+mod verify;
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+use crate::output::Format;
+
+fn main() -> ExitCode {
+    let exit = match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) => usage(&error),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn run(cli: &Cli) -> Exit {
+    let level = EnvFilter::try_from_env("REPLAYER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
+    let format = if cli.json { Format::Json } else { Format::Text };
+    command(&cli.command, format).unwrap_or_else(|error| format.error(&error))
+}
+
+fn command(command: &Command, format: Format) -> Result<Exit> {
+    match command {
+        Command::Restore(args) => restore::run(args, format),
+        Command::Verify(args) => verify::run(args, format),
+        Command::Points(args) => points::run(args, format),
+        Command::Dump(args) => dump::run(args, format),
+    }
+}
+
+/// The command line is wrong, or asks for help. There is no [`Cli`] yet to say whether JSON is wanted.
+fn usage(error: &clap::Error) -> Exit {
+    if !error.use_stderr() {
+        // Help or version: to stdout; a reader that has gone away needs none.
+        let _reader_gone = error.print();
+        return Exit::Ok;
+    }
+    if std::env::args_os().any(|arg| arg == "--json") {
+        Format::Json.error_message(Exit::Usage, error.to_string().trim_end());
+    } else {
+        let _reader_gone = error.print();
+    }
+    Exit::Usage
+}

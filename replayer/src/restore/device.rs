@@ -12,6 +12,8 @@ use rustix::fs::{major, minor};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::UnshareFlags;
 
+use crate::exit::integrity;
+
 /// Bytes looked at, and with `--wipe` zeroed, at both ends of a device: every known signature lies there.
 const END_BYTES: u64 = 1 << 20;
 /// Where the tools lie when PATH does not say.
@@ -74,8 +76,20 @@ pub(crate) struct FsOptions {
     pub(crate) uuid: String,
     /// Inodes that will be made.
     pub(crate) inodes: u64,
-    /// Bytes of data that will be written.
-    pub(crate) data_bytes: u64,
+}
+
+impl FsOptions {
+    /// Fails when what the medium says cannot be given to mkfs safely.
+    pub(crate) fn check(&self) -> Result<()> {
+        let shape = |at: usize, byte: u8| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+        if self.uuid.len() != 36 || !self.uuid.bytes().enumerate().all(|(at, byte)| shape(at, byte)) {
+            return Err(integrity(format!("the recorded uuid {:?} is none", self.uuid)));
+        }
+        if self.label.contains('\0') {
+            return Err(integrity(format!("the recorded label {:?} is none", self.label)));
+        }
+        Ok(())
+    }
 }
 
 /// A block device, held exclusively: nothing can mount it meanwhile.

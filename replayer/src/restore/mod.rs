@@ -12,20 +12,181 @@ pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::fstatvfs;
+use serde_json::{Value, json};
+use tracing::info;
 
+use self::device::{Device, FsOptions, FsType, PrivateMount};
 use self::materialise::Materialiser;
 use self::plan::{Plan, RowRef};
 use self::problems::Problems;
 use self::target::Target;
+use crate::cli::RestoreArgs;
+use crate::exit::Exit;
+use crate::media::{Folded, Media, Point, Volume};
+use crate::output::{Format, human};
 use crate::progress::{Progress, Unit};
 
 /// Names shown of what lies in a target that should be empty.
 const OCCUPANTS_SHOWN_MAX: usize = 5;
+
+/// Runs `replayer restore`.
+pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
+    let started = Instant::now();
+    let place = Place::check(args)?;
+    let media = Media::open(&args.media.media)?;
+    let volume = media.volume(args.volume.as_deref())?;
+    let point = media.resolve(&volume, args.at.as_deref())?;
+    info!("volume {} ({}): restoring {}", volume.uuid, volume.fs_type, point.text());
+    if let Some(why) = &point.rounded {
+        info!("rounded down: {why}");
+    }
+    let mut problems = Problems::default();
+    let Folded { plan } = media.fold(&volume, &point, args.allow_holes, &mut problems)?;
+    info!(
+        "to make: {} names of {} inodes, {} of data from {} pieces",
+        plan.entries(),
+        plan.nodes.len(),
+        human(plan.data_bytes()),
+        plan.pieces.len()
+    );
+    let place_shown = place.path().display().to_string();
+    let ready = place.prepare(args, &volume, &plan, &mut problems)?;
+    let mount = ready.mount;
+    let problems = execute(&plan, ready.target, problems, |write| media.read_rows(&volume, &point, &plan, write))?;
+    if let Some(mount) = mount {
+        mount.unmount()?;
+    }
+    let outcome = Outcome { volume, point, target: place_shown, plan, problems, seconds: started.elapsed().as_secs_f64() };
+    format.result(&outcome.text(), &outcome.json())?;
+    Ok(if outcome.problems.count == 0 { Exit::Ok } else { Exit::Incomplete })
+}
+
+/// Where to restore, checked before the journal is read.
+enum Place {
+    Directory(PathBuf, Target),
+    Device(PathBuf, Device),
+}
+
+/// A target to write into, and the mount that it lies on if it is our own.
+struct Ready {
+    target: Target,
+    mount: Option<PrivateMount>,
+}
+
+impl Place {
+    fn check(args: &RestoreArgs) -> Result<Self> {
+        if let Some(path) = &args.to {
+            return Ok(Self::Directory(path.clone(), open_directory(path)?));
+        }
+        let Some(path) = &args.device else { bail!("neither --to nor --device is given") };
+        let mut device = Device::open(path)?;
+        if !args.wipe
+            && let Some(what) = device.occupied_by()?
+        {
+            bail!("{} is not blank: it holds {what}; --wipe destroys that; nothing was written", path.display());
+        }
+        Ok(Self::Device(path.clone(), device))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path, _) | Self::Device(path, _) => path,
+        }
+    }
+
+    /// Makes the target ready for the plan: from here on things are written.
+    fn prepare(self, args: &RestoreArgs, volume: &Volume, plan: &Plan, problems: &mut Problems) -> Result<Ready> {
+        let (path, mut device) = match self {
+            Self::Directory(path, target) => {
+                check_space(plan, &target, &path)?;
+                return Ok(Ready { target, mount: None });
+            }
+            Self::Device(path, device) => (path, device),
+        };
+        let Some(fs_type) = args.mkfs.or_else(|| FsType::from_name(&volume.fs_type)) else {
+            bail!("the recorded file system is {}, which cannot be made here: choose one with --mkfs", volume.fs_type);
+        };
+        device.check_size(plan.needed_bytes(512))?;
+        let options = FsOptions {
+            fs_type,
+            label: volume.label.clone(),
+            uuid: volume.uuid.clone(),
+            inodes: plan.nodes.len() as u64,
+        };
+        options.check()?;
+        if args.wipe {
+            device.wipe()?;
+        }
+        info!("making {} on {} (label {:?}, uuid {})", fs_type.name(), path.display(), options.label, options.uuid);
+        let (mount, notes) = device.make_and_mount(&options)?;
+        for note in notes {
+            problems.note(note);
+        }
+        let target = open_directory(mount.path())?;
+        check_space(plan, &target, &path)?;
+        Ok(Ready { target, mount: Some(mount) })
+    }
+}
+
+/// What was done, for the summary.
+struct Outcome {
+    volume: Volume,
+    point: Point,
+    target: String,
+    plan: Plan,
+    problems: Problems,
+    seconds: f64,
+}
+
+impl Outcome {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "restored volume {} to {}\n  point   {}\n",
+            self.volume.uuid,
+            self.target,
+            self.point.text()
+        );
+        let bytes = self.plan.data_bytes();
+        let mut line = |line: String| {
+            let _writing_to_a_string_cannot_fail = writeln!(text, "  {line}");
+        };
+        if let Some(why) = &self.point.rounded {
+            line(format!("rounded {why}"));
+        }
+        line(format!("entries {}", self.plan.entries()));
+        line(format!("bytes   {bytes} ({})", human(bytes)));
+        line(format!("seconds {:.1}", self.seconds));
+        if self.problems.count > 0 {
+            line(format!("NOT COMPLETE: {} things could not be restored as recorded:", self.problems.count));
+            for problem in &self.problems.kept {
+                line(format!("  {problem}"));
+            }
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "volume": self.volume.uuid,
+            "target": self.target,
+            "point": self.point.json(),
+            "entries": self.plan.entries(),
+            "inodes": self.plan.nodes.len(),
+            "bytes": self.plan.data_bytes(),
+            "seconds": self.seconds,
+            "complete": self.problems.count == 0,
+            "problem_count": self.problems.count,
+            "problems": self.problems.kept,
+        })
+    }
+}
 
 /// Opens a directory as the target; refuses one that is not empty, saying what is there.
 fn open_directory(path: &Path) -> Result<Target> {

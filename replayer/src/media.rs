@@ -1,0 +1,205 @@
+//! The media: opens them, finds the volume and the moment, folds the journal, and reads the rows whose data is wanted. Owns the
+//! passage from `journal`'s words to the plan's; knows nothing of targets.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use journal::fold::{Inode, State};
+use journal::record::{Attributes, InodeKey, Op};
+use journal::store::{DirStore, Store};
+use journal::{At, Journal, Projection, Reader, ResolvedPoint, VolumeInfo};
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::exit::{Exit, failure};
+use crate::output::{local, utc};
+use crate::progress::{Progress, Unit};
+use crate::restore::build::{Builder, Built, RawInode};
+use crate::restore::plan::{Piece, Plan, RowRef};
+use crate::restore::problems::Problems;
+
+/// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
+const ACL_SHADOWS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
+/// A recorded volume.
+pub(crate) type Volume = VolumeInfo;
+
+/// Media that were opened together.
+pub(crate) struct Media {
+    reader: Reader,
+}
+
+/// A moment, and how it is shown.
+pub(crate) struct Point {
+    /// What the journal resolved.
+    pub(crate) resolved: ResolvedPoint,
+    /// Why it is earlier than asked for.
+    pub(crate) rounded: Option<String>,
+}
+
+impl Point {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let ResolvedPoint { epoch, seq, time_ns, .. } = self.resolved;
+        format!("epoch {epoch} seq {seq} of {} (local {})", utc(time_ns), local(time_ns))
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let ResolvedPoint { epoch, seq, time_ns, .. } = self.resolved;
+        json!({"epoch": epoch, "seq": seq, "time": utc(time_ns), "time_local": local(time_ns), "rounded": self.rounded})
+    }
+}
+
+/// The journal folded up to a moment.
+pub(crate) struct Folded {
+    /// What is to be made.
+    pub(crate) plan: Plan,
+}
+
+impl Media {
+    /// Opens media and says what was ignored on them.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
+        let mut stores: Vec<Arc<dyn Store>> = Vec::new();
+        for path in paths {
+            let store = DirStore::open(path)
+                .map_err(|error| failure(Exit::NoJournal, format!("open medium {}: {error}", path.display())))?;
+            stores.push(Arc::new(store));
+        }
+        let reader = Reader::open(stores)?;
+        for notice in reader.notices() {
+            warn!("{notice}");
+        }
+        Ok(Self { reader })
+    }
+
+    /// The journals on the media.
+    pub(crate) fn journals(&self) -> impl Iterator<Item = &Journal> {
+        self.reader.journals()
+    }
+
+    /// The journal of a volume, or of the only one.
+    pub(crate) fn journal(&self, uuid: Option<&str>) -> Result<&Journal> {
+        Ok(self.reader.journal(uuid)?)
+    }
+
+    /// The volume named, or the only one.
+    pub(crate) fn volume(&self, uuid: Option<&str>) -> Result<Volume> {
+        Ok(self.journal(uuid)?.volume().clone())
+    }
+
+    /// The moment asked for; the newest without one.
+    pub(crate) fn resolve(&self, volume: &Volume, at: Option<&str>) -> Result<Point> {
+        let at: At = match at {
+            None => At::Latest,
+            Some(text) => text.parse().map_err(|why: String| failure(Exit::Usage, why))?,
+        };
+        let journal = self.journal(Some(&volume.uuid))?;
+        for problem in journal.problems() {
+            warn!("{problem}");
+        }
+        let resolved = journal.resolve(&at)?;
+        let rounded = resolved.rounded.clone();
+        Ok(Point { resolved, rounded })
+    }
+
+    /// Folds the metadata up to the moment into a plan. Every segment's hash is checked before anything of it is used.
+    pub(crate) fn fold(&self, volume: &Volume, point: &Point, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
+        let journal = self.journal(Some(&volume.uuid))?;
+        let ResolvedPoint { base_seq, seq, first_segment, last_segment, ref open_holes, .. } = point.resolved;
+        for hole in open_holes {
+            let (first, last) = (hole.first_seq, hole.last_seq);
+            let what = hole.ino.map_or_else(|| "anything".to_owned(), |ino| format!("inode {ino}"));
+            let text = format!("sequence numbers {first} to {last} never reached the journal and were not repaired ({what})");
+            if !allow_holes {
+                bail!(failure(Exit::HoleInRange, format!("{text}; --allow-holes restores what is known")));
+            }
+            problems.note(text);
+        }
+        let segments = journal.segments_between(first_segment, last_segment)?;
+        let total = segments.iter().map(|segment| segment.manifest.bytes).sum();
+        let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
+        let mut state = State::new();
+        for segment in segments {
+            segment.check_hash()?;
+            for item in segment.records(Projection::Metadata)? {
+                let (row, record) = item?;
+                if record.seq >= base_seq && record.seq <= seq {
+                    state.apply(row, &record);
+                }
+            }
+            progress.add(segment.manifest.bytes);
+        }
+        drop(progress);
+        let root = state.root().context("the journal has no base")?;
+        let inodes: HashMap<InodeKey, RawInode> = state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
+        let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
+        for (key, inode) in state.inodes() {
+            let Some(&node) = index.get(key) else { continue };
+            for extent in inode.extents.iter() {
+                plan.pieces.push(Piece {
+                    row: row_ref(extent.source.row)?,
+                    data_offset: extent.source.offset,
+                    node,
+                    offset: extent.offset,
+                    length: extent.length,
+                });
+            }
+        }
+        plan.pieces.sort_unstable();
+        Ok(Folded { plan })
+    }
+
+    /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data.
+    pub(crate) fn read_rows(
+        &self,
+        volume: &Volume,
+        _point: &Point,
+        plan: &Plan,
+        write: &mut dyn FnMut(RowRef, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let journal = self.journal(Some(&volume.uuid))?;
+        let mut pieces = plan.pieces.iter().peekable();
+        while let Some(index) = pieces.peek().map(|piece| piece.row.segment) {
+            let segment = journal.segment(u64::from(index))?;
+            for item in segment.records(Projection::All)? {
+                let (row, record) = item?;
+                let row = row_ref(row)?;
+                if pieces.peek().is_none_or(|piece| piece.row != row) {
+                    continue;
+                }
+                let Op::Write { data, .. } = &record.op else {
+                    bail!(crate::exit::integrity(format!("row {} of segment {} holds no data", row.row, row.segment)));
+                };
+                write(row, data)?;
+                while pieces.next_if(|piece| piece.row == row).is_some() {}
+                if pieces.peek().is_none_or(|piece| piece.row.segment != index) {
+                    break;
+                }
+            }
+            if pieces.peek().is_some_and(|piece| piece.row.segment == index) {
+                bail!(crate::exit::integrity(format!("segment {index} ends before the rows that it held")));
+            }
+        }
+        info!("all data read");
+        Ok(())
+    }
+}
+
+fn row_ref(row: journal::RowRef) -> Result<RowRef> {
+    let narrow = |number: u64| u32::try_from(number).context("more segments or rows than can be planned");
+    Ok(RowRef { segment: narrow(row.segment)?, row: narrow(row.row)? })
+}
+
+fn raw(inode: &Inode) -> RawInode {
+    let Inode { attributes, size, extents: _, entries, xattrs, link_target } = inode;
+    let attributes = Attributes { size: Some(*size), ..attributes.clone() };
+    let xattrs = xattrs
+        .iter()
+        .filter(|(name, _)| !ACL_SHADOWS.contains(&name.as_slice()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    RawInode { attributes, link_target: link_target.clone(), entries: entries.clone(), xattrs }
+}

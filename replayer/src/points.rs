@@ -1,0 +1,65 @@
+//! `replayer points`: the moments that can be restored by name, and the newest. Reads manifests; only for the newest, metadata.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use journal::{At, Journal, PointKind};
+use serde_json::{Value, json};
+
+use crate::cli::PointsArgs;
+use crate::exit::Exit;
+use crate::media::Media;
+use crate::output::{Format, local, utc};
+
+/// Runs `replayer points`.
+pub(crate) fn run(args: &PointsArgs, format: Format) -> Result<Exit> {
+    let media = Media::open(&args.media.media)?;
+    let journals: Vec<&Journal> = match &args.volume {
+        Some(uuid) => vec![media.journal(Some(uuid))?],
+        None => media.journals().collect(),
+    };
+    let (mut text, mut documents) = (String::new(), Vec::new());
+    for journal in journals {
+        documents.push(one(journal, &mut text));
+    }
+    format.result(&text, &json!({ "volumes": documents }))?;
+    Ok(Exit::Ok)
+}
+
+fn one(journal: &Journal, text: &mut String) -> Value {
+    let volume = journal.volume();
+    let mut line = |line: String| {
+        let _writing_to_a_string_cannot_fail = writeln!(text, "{line}");
+    };
+    line(format!("volume {} ({}, {} on {})", volume.uuid, volume.fs_type, volume.mount_path, volume.hostname));
+    let mut points = Vec::new();
+    for (epoch, segment, point) in journal.points() {
+        let what = match point.kind {
+            PointKind::Mark => "mark",
+            PointKind::BaseEnd => "base",
+            PointKind::BaseBegin => continue,
+            PointKind::Hole => "hole",
+            PointKind::HoleClosed => "hole closed",
+        };
+        let (utc, local) = (utc(point.time_ns), local(point.time_ns));
+        line(format!("  {what:<11} epoch {epoch} seq {:>10}  {utc}  (local {local})  {}", point.seq, point.name));
+        points.push(json!({
+            "kind": what, "name": point.name, "epoch": epoch, "seq": point.seq, "segment": segment, "time": utc, "time_local": local,
+        }));
+    }
+    let newest = match journal.resolve(&At::Latest) {
+        Ok(newest) => {
+            let (utc, local) = (utc(newest.time_ns), local(newest.time_ns));
+            line(format!("  {:<11} epoch {} seq {:>10}  {utc}  (local {local})", "newest", newest.epoch, newest.seq));
+            json!({"epoch": newest.epoch, "seq": newest.seq, "time": utc, "time_local": local, "rounded": newest.rounded})
+        }
+        Err(error) => {
+            line(format!("  newest: {error}"));
+            json!({ "error": error.to_string() })
+        }
+    };
+    for problem in journal.problems() {
+        line(format!("  PROBLEM: {problem}"));
+    }
+    json!({"uuid": volume.uuid, "fs_type": volume.fs_type, "points": points, "newest": newest, "problems": journal.problems()})
+}
