@@ -24,5 +24,5 @@ pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeI
 pub use points::{At, OpenHole, ResolvedPoint};
 pub use reader::{Journal, Reader, RowRef, Segment};
 pub use segment::Projection;
-pub use verify::VerifyReport;
+pub use verify::{EpochRange, VerifyReport};
 pub use writer::{SealedSegment, Writer};

@@ -150,6 +150,13 @@ impl Manifest {
         if manifest.first_seq > manifest.last_seq || manifest.epoch == 0 || manifest.records == 0 {
             return Err(broken(&"its ranges are impossible"));
         }
+        if manifest
+            .void_indexes
+            .iter()
+            .any(|&void| void == 0 || void >= manifest.index)
+        {
+            return Err(broken(&"it declares an index void that is not below its own"));
+        }
         Ok(manifest)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::manifest::PointKind;
 use crate::reader::{Journal, Segment};
-use crate::record::{Op, Record};
+use crate::record::{InodeKey, Op, Record, SnapshotScope};
 use crate::segment::Projection;
 
 /// A moment asked for.
@@ -220,12 +220,20 @@ struct Scan {
     base: Option<(u64, u64)>,
     /// Sequence number of the base's end.
     base_end: Option<u64>,
-    /// Beginning of each open window, by sequence number, with the newest moment before it.
-    windows: BTreeMap<u64, Moment>,
+    /// Open windows, by the sequence number at which they begin.
+    windows: BTreeMap<u64, Window>,
     now: Moment,
     before: Moment,
     holes: BTreeMap<u64, OpenHole>,
     rounded: Option<String>,
+}
+
+/// A snapshot that has begun.
+struct Window {
+    inode: InodeKey,
+    scope: SnapshotScope,
+    /// The newest moment before it.
+    before: Moment,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -248,12 +256,17 @@ impl Scan {
             Op::BaseEnd { .. } => {
                 self.base_end = Some(record.seq);
             }
-            Op::Snapshot { .. } => {
-                self.windows.insert(record.seq, self.before);
+            Op::Snapshot { scope, .. } => {
+                let window = Window {
+                    inode: record.inode,
+                    scope: *scope,
+                    before: self.before,
+                };
+                self.windows.insert(record.seq, window);
             }
-            Op::SnapshotEnd { begin_seq } => {
-                self.windows.remove(begin_seq);
-            }
+            Op::SnapshotEnd { begin_seq } => self.end_window(*begin_seq),
+            // What is gone needs no statement any more.
+            Op::Evict => self.windows.retain(|_, window| window.inode != record.inode),
             Op::Hole { last_seq, inode } => {
                 let hole = OpenHole {
                     first_seq: record.seq,
@@ -274,6 +287,18 @@ impl Scan {
         };
     }
 
+    /// A complete snapshot also makes good the abandoned ones of its inode that it covers.
+    fn end_window(&mut self, begin_seq: u64) {
+        let Some(ended) = self.windows.remove(&begin_seq) else {
+            return;
+        };
+        self.windows.retain(|&begin, window| {
+            begin > begin_seq
+                || window.inode != ended.inode
+                || (window.scope == SnapshotScope::Whole && ended.scope == SnapshotScope::Attributes)
+        });
+    }
+
     /// The moment lies inside a merged record, which is applied whole or not at all.
     fn cut_merged(&mut self, record: &Record) {
         self.rounded = Some(format!(
@@ -286,7 +311,7 @@ impl Scan {
     fn finish(self, epoch: u64) -> Option<ResolvedPoint> {
         let ((base_seq, first_segment), base_end) = (self.base?, self.base_end?);
         let (mut now, mut rounded) = (self.now, self.rounded);
-        if let Some((begin, before)) = self.windows.first_key_value()
+        if let Some((begin, Window { before, .. })) = self.windows.first_key_value()
             && before.seq < now.seq
         {
             rounded = Some(format!(

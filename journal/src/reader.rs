@@ -185,6 +185,19 @@ impl Journal {
         &self.problems
     }
 
+    /// Drops segments that a later one declares void: their seal failed, and what they hold was written again after them.
+    fn drop_void(&mut self) -> Vec<String> {
+        let void: Vec<u64> = self
+            .segments
+            .values()
+            .flat_map(|segment| segment.manifest.void_indexes.iter().copied())
+            .collect();
+        void.iter()
+            .filter_map(|index| self.segments.remove(index))
+            .map(|segment| format!("{} was declared void by a later segment: ignored", segment.name()))
+            .collect()
+    }
+
     fn check_chain(&mut self) {
         let mut before: Option<&Segment> = None;
         for segment in self.segments.values() {
@@ -272,6 +285,7 @@ impl Reader {
             }
         }
         for (uuid, journal) in &mut reader.journals {
+            reader.notices.extend(journal.drop_void());
             journal.problems = damaged.remove(uuid).unwrap_or_default();
             journal.check_chain();
         }

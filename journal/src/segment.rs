@@ -45,6 +45,8 @@ struct Hashes {
     bytes: u64,
     group_start: u64,
     groups: Vec<RowGroup>,
+    /// What the medium answered last: Parquet passes some errors on as text only, and a full medium must be told apart.
+    failure: Option<io::Error>,
 }
 
 impl Hashes {
@@ -62,8 +64,15 @@ impl Hashes {
 
 impl Write for HashingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
+        let result = self.inner.write(bytes);
         let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = match result {
+            Ok(written) => written,
+            Err(error) => {
+                hashes.failure = Some(io::Error::new(error.kind(), error.to_string()));
+                return Err(error);
+            }
+        };
         hashes.whole.update(&bytes[..written]);
         hashes.group.update(&bytes[..written]);
         hashes.bytes += written as u64;
@@ -104,7 +113,8 @@ impl SegmentWriter {
         };
         let data = ColumnPath::from(schema::DATA);
         let value = ColumnPath::from("xattr_value");
-        let level = ZstdLevel::try_new(1).map_err(|error| parquet_error("choose compression", error))?;
+        let level = ZstdLevel::try_new(1)
+            .map_err(|error| Error::Integrity(format!("choose compression: {error}")))?;
         let metadata = keys
             .iter()
             .map(|(key, value)| KeyValue::new(format!("tapeworm.{key}"), value.clone()))
@@ -120,7 +130,7 @@ impl SegmentWriter {
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS * 2))
             .build();
         let writer = ArrowWriter::try_new(sink, schema::schema(), Some(properties))
-            .map_err(|error| parquet_error("begin segment", error))?;
+            .map_err(|error| write_error("begin segment", &hashes, error))?;
         Ok(Self {
             writer,
             hashes,
@@ -157,7 +167,9 @@ impl SegmentWriter {
         self.writer
             .write(&batch)
             .and_then(|()| self.writer.flush())
-            .map_err(|error| parquet_error("write segment", error))?;
+            // Parquet's own buffer too, so that the bytes counted and hashed so far are those of this row group.
+            .and_then(|()| Ok(self.writer.sync()?))
+            .map_err(|error| write_error("write segment", &self.hashes, error))?;
         self.hashes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -172,7 +184,7 @@ impl SegmentWriter {
         let sink = self
             .writer
             .into_inner()
-            .map_err(|error| parquet_error("end segment", error))?;
+            .map_err(|error| write_error("end segment", &self.hashes, error))?;
         sink.inner
             .seal()
             .map_err(|error| Error::io("seal segment", error))?;
@@ -202,14 +214,16 @@ fn variable_bytes(record: &Record) -> usize {
     }
 }
 
-/// A full medium shows up as an I/O error inside a Parquet error.
-fn parquet_error(what: &str, error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(source) => Error::io(what, *source),
-            Err(source) => Error::Integrity(format!("{what}: {source}")),
-        },
-        error => Error::Integrity(format!("{what}: {error}")),
+/// Why writing failed: what the medium answered, where it did.
+fn write_error(what: &str, hashes: &Mutex<Hashes>, error: ParquetError) -> Error {
+    let failure = hashes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .failure
+        .take();
+    match failure {
+        Some(source) => Error::io(what, source),
+        None => Error::Integrity(format!("{what}: {error}")),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::reader::{Journal, Segment};
 use crate::segment::Projection;
 
@@ -15,8 +16,23 @@ pub struct VerifyReport {
     pub records: u64,
     /// Bytes of segments hashed.
     pub bytes: u64,
+    /// What each epoch holds, in order.
+    pub epochs: Vec<EpochRange>,
     /// Everything that is wrong; empty is good.
     pub problems: Vec<String>,
+}
+
+/// The sequence numbers of an epoch that the segments given hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EpochRange {
+    /// The epoch.
+    pub epoch: u64,
+    /// First sequence number.
+    pub first_seq: u64,
+    /// Last sequence number.
+    pub last_seq: u64,
+    /// Records, as the manifests tell.
+    pub records: u64,
 }
 
 impl Journal {
@@ -36,10 +52,28 @@ impl Journal {
                 Err(error) => return Err(error),
             }
             report.segments += 1;
+            report.note_epoch(&segment.manifest);
             report.bytes += segment.manifest.bytes;
             progress(report.bytes);
         }
         Ok(report)
+    }
+}
+
+impl VerifyReport {
+    fn note_epoch(&mut self, manifest: &Manifest) {
+        match self.epochs.last_mut() {
+            Some(range) if range.epoch == manifest.epoch => {
+                range.last_seq = manifest.last_seq;
+                range.records += manifest.records;
+            }
+            _ => self.epochs.push(EpochRange {
+                epoch: manifest.epoch,
+                first_seq: manifest.first_seq,
+                last_seq: manifest.last_seq,
+                records: manifest.records,
+            }),
+        }
     }
 }
 

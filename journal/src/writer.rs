@@ -1,6 +1,6 @@
 //! Appends to a volume's journal on one medium: continues the chain found there.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -11,6 +11,9 @@ use crate::reader::read_manifest;
 use crate::record::{Op, Record};
 use crate::segment::SegmentWriter;
 use crate::store::{ObjectKind, Store};
+
+/// More void indexes in a row than this are no accident.
+const VOID_INDEXES_MAX: usize = 1024;
 
 /// What [`Writer::seal`] made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +146,7 @@ impl Writer {
                 &*self.store,
                 &self.volume,
                 self.epoch,
-                &self.chain,
+                &mut self.chain,
                 record,
             )?),
         };
@@ -170,13 +173,24 @@ impl Writer {
         store: &dyn Store,
         volume: &VolumeInfo,
         epoch: u64,
-        chain: &Chain,
+        chain: &mut Chain,
         record: &Record,
     ) -> Result<Pending> {
-        let name = segment_name(&volume.uuid, chain.next_index);
-        let object = store
-            .create(&name, ObjectKind::Plain)
-            .map_err(|error| Error::io(format!("create {name}"), error))?;
+        let object = loop {
+            let name = segment_name(&volume.uuid, chain.next_index);
+            match store.create(&name, ObjectKind::Plain) {
+                Ok(object) => break object,
+                // A seal that failed after the object had its name (its directory could not be synced): the index is void.
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && chain.void_indexes.len() < VOID_INDEXES_MAX =>
+                {
+                    chain.void_indexes.push(chain.next_index);
+                    chain.next_index += 1;
+                }
+                Err(error) => return Err(Error::io(format!("create {name}"), error)),
+            }
+        };
         let keys = [
             ("format", FORMAT_VERSION.to_string()),
             ("volume", volume.uuid.clone()),

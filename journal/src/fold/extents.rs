@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::convert::OFFSET_MAX;
 use crate::reader::RowRef;
 
 /// Where bytes are to be found: a record, and an offset in its data.
@@ -118,14 +119,16 @@ impl Extents {
             .extend(tail.into_iter().map(|(start, extent)| (start - length, extent)));
     }
 
-    /// Puts a hole in: what follows moves up.
+    /// Puts a hole in: what follows moves up. What would move beyond the largest offset is dropped: no kernel does that,
+    /// but a damaged journal may say so.
     pub(super) fn insert_hole(&mut self, offset: u64, length: u64) {
         self.split(offset);
         let tail = self.map.split_off(&offset);
-        self.map.extend(
-            tail.into_iter()
-                .map(|(start, extent)| (start.saturating_add(length), extent)),
-        );
+        self.map
+            .extend(tail.into_iter().filter_map(|(start, (bytes, source))| {
+                let moved = start.checked_add(length)?;
+                (moved.checked_add(bytes)? <= OFFSET_MAX).then_some((moved, (bytes, source)))
+            }));
     }
 
     /// Makes `at` a boundary between extents.

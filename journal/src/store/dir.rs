@@ -102,6 +102,7 @@ impl Store for DirStore {
             temporary: Some(temporary),
             target,
             directory,
+            root: self.root.clone(),
             kind,
         }))
     }
@@ -157,6 +158,7 @@ struct DirAppend {
     temporary: Option<PathBuf>,
     target: PathBuf,
     directory: PathBuf,
+    root: PathBuf,
     kind: ObjectKind,
 }
 
@@ -175,11 +177,19 @@ impl Append for DirAppend {
         let Some(temporary) = self.temporary.clone() else {
             return Ok(());
         };
-        self.file
-            .set_permissions(Permissions::from_mode(match self.kind {
-                ObjectKind::Plain => 0o444,
-                ObjectKind::Executable => 0o555,
-            }))?;
+        let mode = match self.kind {
+            ObjectKind::Plain => 0o444,
+            ObjectKind::Executable => 0o555,
+        };
+        match self.file.set_permissions(Permissions::from_mode(mode)) {
+            // vfat and the like cannot hold this mode; that sealed objects are never opened for writing holds all the same.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+                ) => {}
+            result => result?,
+        }
         self.file.sync_all()?;
         match rustix::fs::renameat_with(CWD, &temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
             // vfat and some network file systems have no such flag; the only writer has seen that the name is free.
@@ -189,7 +199,9 @@ impl Append for DirAppend {
             result => result?,
         }
         self.temporary = None;
-        sync_directory(&self.directory)
+        sync_directory(&self.directory)?;
+        // An earlier run may have made the directory and died before its name was durable.
+        sync_directory(&self.root)
     }
 }
 
