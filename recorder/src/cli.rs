@@ -19,7 +19,11 @@ use crate::{config, daemon, doctor, status};
 const CONFIG_DEFAULT: &str = "/etc/tapeworm/recorder.toml";
 
 #[derive(Parser)]
-#[command(name = "recorder", version, about = "Records every change of a file system into a journal on a medium")]
+#[command(
+    name = "recorder",
+    version,
+    about = "Records every change of a file system into a journal on a medium"
+)]
 pub(crate) struct Cli {
     /// One JSON document on standard output instead of text, errors included
     #[arg(long, global = true)]
@@ -125,13 +129,16 @@ fn run(command: Command, json: bool) -> Result<u8> {
         Command::Attach(args) => daemon::run(config::from_arguments(&args)?, daemon::Form::Attach, json),
         Command::Run { config } => daemon::run(config::read(&config)?, daemon::Form::Service, json),
         Command::Status => {
-            let answer = Client::connect()?.ask(&Request::Status)?;
+            let answer = Client::connect()?.ask(&Request::Status {})?;
             print_result(json, &answer, &status::as_text(&answer));
             Ok(status::exit_code(&answer))
         }
         Command::Mark { name, volume } => {
             config::check_mark_name(&name)?;
-            let answer = Client::connect()?.ask(&Request::Mark { name, path: absolute(volume)? })?;
+            let answer = Client::connect()?.ask(&Request::Mark {
+                name,
+                path: absolute(volume)?,
+            })?;
             print_result(json, &answer, &status::marks_as_text(&answer));
             Ok(0)
         }
@@ -141,13 +148,19 @@ fn run(command: Command, json: bool) -> Result<u8> {
             Ok(0)
         }
         Command::Detach { path } => {
-            let answer = Client::connect()?.ask(&Request::Detach { path: absolute(path)? })?;
+            let answer = Client::connect()?.ask(&Request::Detach {
+                path: absolute(path)?,
+            })?;
             print_result(json, &answer, &status::detach_as_text(&answer));
             Ok(0)
         }
         Command::Doctor { path } => {
             let report = doctor::examine(path.as_deref());
-            print_result(json, &serde_json::to_value(&report).context("encode report")?, &report.as_text());
+            print_result(
+                json,
+                &serde_json::to_value(&report).context("encode report")?,
+                &report.as_text(),
+            );
             Ok(if report.able { 0 } else { exit::FAILED })
         }
     }
@@ -155,7 +168,8 @@ fn run(command: Command, json: bool) -> Result<u8> {
 
 /// The daemon has another working directory.
 fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>> {
-    path.map(|path| std::fs::canonicalize(&path).with_context(|| format!("find {}", path.display()))).transpose()
+    path.map(|path| std::fs::canonicalize(&path).with_context(|| format!("find {}", path.display())))
+        .transpose()
 }
 
 fn print_result(json: bool, value: &Value, text: &str) {
@@ -186,8 +200,13 @@ mod tests {
     #[test]
     fn unknown_options_are_refused() {
         assert!(Cli::try_parse_from(["recorder", "status", "--verbose-please"]).is_err());
-        assert!(Cli::try_parse_from(["recorder", "attach", "/x"]).is_err(), "a medium is needed");
-        assert!(Cli::try_parse_from(["recorder", "attach", "/x", "--medium", "/m", "--ring-mib", "3"]).is_err());
+        assert!(
+            Cli::try_parse_from(["recorder", "attach", "/x"]).is_err(),
+            "a medium is needed"
+        );
+        assert!(
+            Cli::try_parse_from(["recorder", "attach", "/x", "--medium", "/m", "--ring-mib", "3"]).is_err()
+        );
         assert!(Cli::try_parse_from(["recorder", "attach", "/x", "/y", "--medium", "/m", "--json"]).is_ok());
     }
 }

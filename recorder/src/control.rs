@@ -30,7 +30,7 @@ const CLIENTS_MAX: usize = 16;
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Request {
     /// State of every volume.
-    Status,
+    Status {},
     /// Name this moment.
     Mark {
         /// The name.
@@ -75,9 +75,10 @@ impl Client {
     fn connect_to(path: &Path) -> Result<Self> {
         match UnixStream::connect(path) {
             Ok(stream) => Ok(Self { stream }),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Err(coded(FAILED, format!("connect to {}: {error}; try as root", path.display())))
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(coded(
+                FAILED,
+                format!("connect to {}: {error}; try as root", path.display()),
+            )),
             Err(_) => Err(coded(
                 NOTHING_THERE,
                 "no recorder is running here: start one with `recorder attach PATH --medium DIR`",
@@ -89,7 +90,9 @@ impl Client {
     pub(crate) fn ask(mut self, request: &Request) -> Result<Value> {
         let mut line = serde_json::to_vec(request).context("encode request")?;
         line.push(b'\n');
-        self.stream.write_all(&line).context("send request to the recorder")?;
+        self.stream
+            .write_all(&line)
+            .context("send request to the recorder")?;
         let mut answer = String::new();
         BufReader::new(self.stream.take(ANSWER_BYTES_MAX))
             .read_line(&mut answer)
@@ -100,7 +103,10 @@ impl Client {
         let value: Value = serde_json::from_str(&answer).context("decode the recorder's answer")?;
         match value.get("error") {
             Some(error) if value.get("volumes").is_none() => {
-                let code = error["code"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
+                let code = error["code"]
+                    .as_u64()
+                    .and_then(|code| u8::try_from(code).ok())
+                    .unwrap_or(FAILED);
                 Err(coded(code, error["message"].as_str().unwrap_or("unknown error")))
             }
             _ => Ok(value),
@@ -137,7 +143,9 @@ pub(crate) fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener> {
 pub(crate) async fn serve(listener: tokio::net::UnixListener, operations: Arc<dyn Operations>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let operations = Arc::clone(&operations);
@@ -169,14 +177,20 @@ async fn serve_one(mut stream: tokio::net::UnixStream, operations: Arc<dyn Opera
             .unwrap_or_else(|error| Err(anyhow::anyhow!("answer request: {error}"))),
         Err(error) => Err(error),
     };
-    let mut bytes = answer.unwrap_or_else(|error| as_json(&error)).to_string().into_bytes();
+    let mut bytes = answer
+        .unwrap_or_else(|error| as_json(&error))
+        .to_string()
+        .into_bytes();
     bytes.push(b'\n');
     writing.write_all(&bytes).await.context("send answer")
 }
 
 fn decode(line: &[u8]) -> Result<Request> {
     if line.last() != Some(&b'\n') {
-        return Err(coded(USAGE, format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes")));
+        return Err(coded(
+            USAGE,
+            format!("a request is one line of at most {REQUEST_BYTES_MAX} bytes"),
+        ));
     }
     serde_json::from_slice(line).map_err(|error| coded(USAGE, format!("decode request: {error}")))
 }
@@ -195,7 +209,7 @@ mod tests {
     impl Operations for Echo {
         fn answer(&self, request: Request) -> Result<Value> {
             match request {
-                Request::Status => Ok(volumes_answer(vec![json!({"path": "/x"})])),
+                Request::Status {} => Ok(volumes_answer(vec![json!({"path": "/x"})])),
                 Request::Mark { name, .. } => Err(coded(LOCKED, format!("not {name}"))),
                 _ => anyhow::bail!("no"),
             }
@@ -205,7 +219,10 @@ mod tests {
     fn with_server(test: impl FnOnce(&Path) + Send + 'static) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("c.sock");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(bind(&path).unwrap()).unwrap();
             let path = path.clone();
@@ -219,21 +236,35 @@ mod tests {
     #[test]
     fn ask_and_answer() {
         with_server(|path| {
-            let value = Client::connect_to(path).unwrap().ask(&Request::Status).unwrap();
+            let value = Client::connect_to(path)
+                .unwrap()
+                .ask(&Request::Status {})
+                .unwrap();
             assert_eq!(value["volumes"][0]["path"], "/x");
             let error = Client::connect_to(path)
                 .unwrap()
-                .ask(&Request::Mark { name: "m".to_owned(), path: None })
+                .ask(&Request::Mark {
+                    name: "m".to_owned(),
+                    path: None,
+                })
                 .unwrap_err();
             assert_eq!((code_of(&error), error.to_string()), (LOCKED, "not m".to_owned()));
-            assert_eq!(code_of(&bind(path).unwrap_err()), LOCKED, "a second recorder is refused");
+            assert_eq!(
+                code_of(&bind(path).unwrap_err()),
+                LOCKED,
+                "a second recorder is refused"
+            );
         });
     }
 
     #[test]
     fn garbage_is_answered_with_a_usage_error() {
         with_server(|path| {
-            for text in [&b"{\"op\":\"status\",\"x\":1}\n"[..], b"{\"op\":\"explode\"}\n", b"\xff\n"] {
+            for text in [
+                &b"{\"op\":\"status\",\"x\":1}\n"[..],
+                b"{\"op\":\"explode\"}\n",
+                b"\xff\n",
+            ] {
                 let mut stream = UnixStream::connect(path).unwrap();
                 stream.write_all(text).unwrap();
                 let mut answer = String::new();
@@ -246,7 +277,9 @@ mod tests {
 
     #[test]
     fn without_a_recorder_the_code_is_10() {
-        let error = Client::connect_to(Path::new("/nonexistent/c.sock")).err().unwrap();
+        let error = Client::connect_to(Path::new("/nonexistent/c.sock"))
+            .err()
+            .unwrap();
         assert_eq!(code_of(&error), NOTHING_THERE);
     }
 }

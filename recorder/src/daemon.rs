@@ -46,7 +46,10 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
     let prepared = checks::all(configs)?;
     let socket = control::socket_path();
     let listener = control::bind(&socket)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
     let recorder = Arc::new(Recorder::default());
     let (events, received) = mpsc::channel(64);
     let result = start(&recorder, prepared, &events)
@@ -67,7 +70,8 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
 fn start(recorder: &Recorder, prepared: Vec<checks::Prepared>, events: &mpsc::Sender<Event>) -> Result<()> {
     for one in prepared {
         let path = one.config.path.clone();
-        let session = Session::start(one, events.clone()).with_context(|| format!("attach {}", path.display()))?;
+        let session =
+            Session::start(one, events.clone()).with_context(|| format!("attach {}", path.display()))?;
         recorder.lock().push(session);
     }
     Ok(())
@@ -141,7 +145,9 @@ impl Recorder {
         let volumes = self
             .chosen(path.as_deref())?
             .iter()
-            .map(|session| ask(session).with_context(|| format!("volume at {}", session.mount_point().display())))
+            .map(|session| {
+                ask(session).with_context(|| format!("volume at {}", session.mount_point().display()))
+            })
             .collect::<Result<_>>()?;
         Ok(control::volumes_answer(volumes))
     }
@@ -153,7 +159,9 @@ impl Recorder {
         for session in chosen {
             match session.detach() {
                 Ok(answer) => answers.push(answer),
-                Err(error) => failed = Some(error.context(format!("detach {}", session.mount_point().display()))),
+                Err(error) => {
+                    failed = Some(error.context(format!("detach {}", session.mount_point().display())))
+                }
             }
             self.lock().retain(|other| !Arc::ptr_eq(other, &session));
         }
@@ -164,8 +172,12 @@ impl Recorder {
 impl Operations for Recorder {
     fn answer(&self, request: Request) -> Result<Value> {
         match request {
-            Request::Status => {
-                let volumes: Vec<Value> = self.lock().iter().map(|session| json!(session.status())).collect();
+            Request::Status {} => {
+                let volumes: Vec<Value> = self
+                    .lock()
+                    .iter()
+                    .map(|session| json!(session.status()))
+                    .collect();
                 Ok(control::volumes_answer(volumes))
             }
             Request::Mark { name, path } => {

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use abi::{ABI_VERSION, Config, Counter, features};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{HashMap, Map, RingBuf};
-use aya::programs::links::FdLink;
 use aya::programs::KProbe;
+use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader};
 
 pub(crate) use hooks::{Hook, HookState, survey};
@@ -58,13 +58,20 @@ impl Capture {
     /// # Errors
     /// What is missing, and what to do about it.
     pub(crate) fn attach(volume: &Volume, options: &CaptureOptions) -> Result<Self> {
-        ensure!(!OBJECT.is_empty(), "this recorder was built without its eBPF programs: build it with `cargo xtask build`");
+        ensure!(
+            !OBJECT.is_empty(),
+            "this recorder was built without its eBPF programs: build it with `cargo xtask build`"
+        );
         let kernel = Kernel::read()?;
         kernel.check_usable()?;
         let mut hooks = hooks::choose(&kernel, &volume.fs_type)?;
         let pin_dir = Path::new(PIN_ROOT).join(&volume.uuid);
-        fs::create_dir_all(&pin_dir)
-            .with_context(|| format!("create {}: is the BPF file system mounted on /sys/fs/bpf?", pin_dir.display()))?;
+        fs::create_dir_all(&pin_dir).with_context(|| {
+            format!(
+                "create {}: is the BPF file system mounted on /sys/fs/bpf?",
+                pin_dir.display()
+            )
+        })?;
         let config = config(&kernel, volume, options);
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config_bytes(&config), true)
@@ -82,15 +89,24 @@ impl Capture {
             attach_hook(&mut ebpf, hook, &pin_dir)?;
         }
         for (name, map) in ebpf.maps() {
-            map.pin(pin_dir.join(format!("map-{}", name.replace('.', "_")))).with_context(|| format!("pin map {name}"))?;
+            map.pin(pin_dir.join(format!("map-{}", name.replace('.', "_"))))
+                .with_context(|| format!("pin map {name}"))?;
         }
         let events = ebpf.take_map("EVENTS").context("find map EVENTS")?;
         let fill = shared::RingPositions::new(&data(&events)?.fd().as_fd())?;
-        let ring = Ring::new(RingBuf::try_from(events).context("open the ring")?, fill, options.ring_bytes);
+        let ring = Ring::new(RingBuf::try_from(events).context("open the ring")?, fill);
         let sequence = Sequence::new(map_fd(&ebpf, "SEQ")?)?;
         let counters = Counters::new(map_fd(&ebpf, "COUNTERS")?)?;
         let lost = Lost::new(map_fd(&ebpf, "LOST")?)?;
-        Ok(Self { ebpf, pin_dir, hooks, ring: Some(ring), sequence, counters, lost })
+        Ok(Self {
+            ebpf,
+            pin_dir,
+            hooks,
+            ring: Some(ring),
+            sequence,
+            counters,
+            lost,
+        })
     }
 
     /// The ring's reader; there is one.
@@ -123,7 +139,10 @@ impl Capture {
 
     /// Times that a program was skipped because another was running on its processor. A rise is a hole that nothing names.
     pub(crate) fn misses(&self) -> u64 {
-        self.ebpf.programs().filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd()))).sum()
+        self.ebpf
+            .programs()
+            .filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd())))
+            .sum()
     }
 
     /// Takes the programs off the volume.
@@ -155,7 +174,12 @@ fn remove_pins(pin_dir: &Path) -> Result<()> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<std::io::Result<_>>()
         .with_context(|| format!("read {}", pin_dir.display()))?;
-    pins.sort_by_key(|pin| !pin.file_name().unwrap_or_default().to_string_lossy().starts_with("link-"));
+    pins.sort_by_key(|pin| {
+        !pin.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .starts_with("link-")
+    });
     for pin in pins {
         fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
     }
@@ -163,7 +187,12 @@ fn remove_pins(pin_dir: &Path) -> Result<()> {
 }
 
 fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
-    let Hook { program, function, state, .. } = hook;
+    let Hook {
+        program,
+        function,
+        state,
+        ..
+    } = hook;
     let name = format!("{program}-{function}");
     let probe: &mut KProbe = ebpf
         .program_mut(program)
@@ -171,18 +200,27 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
         .try_into()
         .with_context(|| format!("program {program} is no kprobe"))?;
     if probe.fd().is_err() {
-        let began = std::time::Instant::now();
-        probe.load().map_err(|error| anyhow!("load program {program}: {}", last_lines(&error)))?;
-        eprintln!("loaded {program} in {:?}", began.elapsed());
-        probe.pin(pin_dir.join(format!("prog-{program}"))).with_context(|| format!("pin program {program}"))?;
+        probe
+            .load()
+            .map_err(|error| anyhow!("load program {program}: {}", last_lines(&error)))?;
+        tracing::debug!("loaded {program} in {:?}", began.elapsed());
+        probe
+            .pin(pin_dir.join(format!("prog-{program}")))
+            .with_context(|| format!("pin program {program}"))?;
     }
-    let link = probe.attach(&*function, 0).with_context(|| format!("attach {program} to {function}"))?;
+    let link = probe
+        .attach(&*function, 0)
+        .with_context(|| format!("attach {program} to {function}"))?;
     let link: FdLink = probe
         .take_link(link)
         .with_context(|| format!("take the link of {program}"))?
         .try_into()
-        .with_context(|| format!("{program} has no link that can be pinned: the kernel is older than 5.15"))?;
-    let pinned = link.pin(pin_dir.join(format!("link-{name}"))).with_context(|| format!("pin the link {name}"))?;
+        .with_context(|| {
+            format!("{program} has no link that can be pinned: the kernel is older than 5.15")
+        })?;
+    let pinned = link
+        .pin(pin_dir.join(format!("link-{name}")))
+        .with_context(|| format!("pin the link {name}"))?;
     // The pin keeps it; the descriptor is not needed.
     drop(pinned);
     *state = HookState::Attached;
@@ -198,8 +236,15 @@ fn last_lines(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     let lines: Vec<&str> = text.lines().collect();
-    let (head, tail) = (lines.first().copied().unwrap_or_default(), &lines[lines.len().saturating_sub(30)..]);
-    if lines.len() > 30 { format!("{head} ... {}", tail.join("\n")) } else { text }
+    let (head, tail) = (
+        lines.first().copied().unwrap_or_default(),
+        &lines[lines.len().saturating_sub(30)..],
+    );
+    if lines.len() > 30 {
+        format!("{head} ... {}", tail.join("\n"))
+    } else {
+        text
+    }
 }
 
 fn data(map: &Map) -> Result<&aya::maps::MapData> {
@@ -210,7 +255,9 @@ fn data(map: &Map) -> Result<&aya::maps::MapData> {
 }
 
 fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>> {
-    Ok(data(ebpf.map(name).with_context(|| format!("find map {name}"))?)?.fd().as_fd())
+    Ok(data(ebpf.map(name).with_context(|| format!("find map {name}"))?)?
+        .fd()
+        .as_fd())
 }
 
 fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Config {

@@ -26,7 +26,7 @@ pub(crate) struct Prepared {
     pub(crate) volume: Volume,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) spool_dir: PathBuf,
-    /// Inodes of the spool, where it lies on the volume itself.
+    /// Inodes of the spool, its directory first, where it lies on the volume itself.
     pub(crate) excluded_inodes: Vec<u64>,
     /// Held while the volume is recorded.
     pub(crate) lock: File,
@@ -35,7 +35,10 @@ pub(crate) struct Prepared {
 /// Makes the directory of socket and locks.
 pub(crate) fn run_directory() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        return Err(coded(FAILED, "recording needs root: programs are put into the kernel"));
+        return Err(coded(
+            FAILED,
+            "recording needs root: programs are put into the kernel",
+        ));
     }
     fs::create_dir_all(RUN_DIR).with_context(|| format!("create {RUN_DIR}"))
 }
@@ -44,18 +47,27 @@ pub(crate) fn run_directory() -> Result<()> {
 pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
     let volumes = configs
         .iter()
-        .map(|config| Volume::resolve(&config.path).with_context(|| format!("attach {}", config.path.display())))
+        .map(|config| {
+            Volume::resolve(&config.path).with_context(|| format!("attach {}", config.path.display()))
+        })
         .collect::<Result<Vec<_>>>()?;
     for (index, volume) in volumes.iter().enumerate() {
         if volumes[..index].iter().any(|other| other.uuid == volume.uuid) {
-            return Err(coded(FAILED, format!("the volume at {} is named twice", volume.mount_point.display())));
+            return Err(coded(
+                FAILED,
+                format!("the volume at {} is named twice", volume.mount_point.display()),
+            ));
         }
     }
     let devices: Vec<(u64, PathBuf)> = volumes
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
-    configs.into_iter().zip(volumes).map(|(config, volume)| one(config, volume, &devices)).collect()
+    configs
+        .into_iter()
+        .zip(volumes)
+        .map(|(config, volume)| one(config, volume, &devices))
+        .collect()
 }
 
 fn one(config: VolumeConfig, volume: Volume, devices: &[(u64, PathBuf)]) -> Result<Prepared> {
@@ -68,11 +80,20 @@ fn one(config: VolumeConfig, volume: Volume, devices: &[(u64, PathBuf)]) -> Resu
     } else {
         Vec::new()
     };
-    Ok(Prepared { config, volume, store, spool_dir, excluded_inodes, lock })
+    Ok(Prepared {
+        config,
+        volume,
+        store,
+        spool_dir,
+        excluded_inodes,
+        lock,
+    })
 }
 
 fn device_of(path: &Path) -> Result<u64> {
-    Ok(fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.dev())
+    Ok(fs::metadata(path)
+        .with_context(|| format!("look at {}", path.display()))?
+        .dev())
 }
 
 /// The directory and what lies in it from before: later files are excluded by the programs as they are created.
@@ -94,8 +115,12 @@ fn inodes_below(directory: &Path) -> Result<Vec<u64>> {
 fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn Store>> {
     let VolumeConfig { medium, .. } = config;
     let named = medium.display();
-    let found = fs::metadata(medium)
-        .map_err(|error| coded(MEDIUM_NEEDED, format!("medium {named}: {error}; mount it, or name another with --medium")))?;
+    let found = fs::metadata(medium).map_err(|error| {
+        coded(
+            MEDIUM_NEEDED,
+            format!("medium {named}: {error}; mount it, or name another with --medium"),
+        )
+    })?;
     if !found.is_dir() {
         return Err(coded(MEDIUM_NEEDED, format!("medium {named} is not a directory")));
     }
@@ -111,19 +136,30 @@ fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn S
     rustix::fs::access(medium, rustix::fs::Access::WRITE_OK)
         .map_err(|error| coded(FAILED, format!("medium {named} cannot be written: {error}")))?;
     let store = DirStore::open(medium).with_context(|| format!("open medium {named}"))?;
-    let free = store.bytes_free().with_context(|| format!("measure medium {named}"))?;
+    let free = store
+        .bytes_free()
+        .with_context(|| format!("measure medium {named}"))?;
     if let Some(free) = free.filter(|&free| free < MEDIUM_BYTES_MIN) {
         return Err(coded(
             MEDIUM_FULL,
-            format!("medium {named} is full: {} free, at least {} are needed", human(free), human(MEDIUM_BYTES_MIN)),
+            format!(
+                "medium {named} is full: {} free, at least {} are needed",
+                human(free),
+                human(MEDIUM_BYTES_MIN)
+            ),
         ));
     }
-    let removed = store.remove_unsealed().with_context(|| format!("tidy medium {named}"))?;
+    let removed = store
+        .remove_unsealed()
+        .with_context(|| format!("tidy medium {named}"))?;
     if removed > 0 {
         eprintln!("medium {named}: removed {removed} files that an interrupted recorder left unsealed");
     }
     let store: Arc<dyn Store> = Arc::new(store);
-    if journal::Label::read(&*store).with_context(|| format!("read the label of {named}"))?.is_none() {
+    if journal::Label::read(&*store)
+        .with_context(|| format!("read the label of {named}"))?
+        .is_none()
+    {
         let replayer = replayer(config.replayer.as_deref())?;
         journal::Label::ensure(&*store, &replayer, crate::snapshot::now_ns())
             .with_context(|| format!("label medium {named}"))?;
@@ -136,12 +172,17 @@ fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn S
 fn replayer(named: Option<&Path>) -> Result<Vec<u8>> {
     let path = match named {
         Some(path) => path.to_owned(),
-        None => std::env::current_exe().context("find this executable")?.with_file_name("replayer"),
+        None => std::env::current_exe()
+            .context("find this executable")?
+            .with_file_name("replayer"),
     };
     fs::read(&path).map_err(|error| {
         coded(
             FAILED,
-            format!("read replayer {}: {error}; every medium carries it: name it with --replayer PATH", path.display()),
+            format!(
+                "read replayer {}: {error}; every medium carries it: name it with --replayer PATH",
+                path.display()
+            ),
         )
     })
 }
@@ -155,7 +196,13 @@ fn lock(volume: &Volume) -> Result<File> {
         .open(&path)
         .with_context(|| format!("open {}", path.display()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        coded(LOCKED, format!("the volume at {} is recorded by another recorder already", volume.mount_point.display()))
+        coded(
+            LOCKED,
+            format!(
+                "the volume at {} is recorded by another recorder already",
+                volume.mount_point.display()
+            ),
+        )
     })?;
     Ok(file)
 }

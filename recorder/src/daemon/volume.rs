@@ -51,15 +51,29 @@ pub(crate) struct RecordingLine {
 
 impl fmt::Display for RecordingLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, uuid, epoch, seq } = self;
-        write!(f, "recording {} volume {uuid} epoch {epoch} seq {seq}", path.display())
+        let Self {
+            path,
+            uuid,
+            epoch,
+            seq,
+        } = self;
+        write!(
+            f,
+            "recording {} volume {uuid} epoch {epoch} seq {seq}",
+            path.display()
+        )
     }
 }
 
 impl RecordingLine {
     /// The same as JSON.
     pub(crate) fn to_json(&self) -> String {
-        let Self { path, uuid, epoch, seq } = self;
+        let Self {
+            path,
+            uuid,
+            epoch,
+            seq,
+        } = self;
         json!({ "recording": path, "volume": uuid, "epoch": epoch, "seq": seq }).to_string()
     }
 }
@@ -130,7 +144,14 @@ struct Parts {
 impl Session {
     /// Attaches: hooks, proof of the hooks, sync, pipeline; the base and repairs then run on a thread of their own.
     pub(crate) fn start(prepared: Prepared, events: mpsc::Sender<Event>) -> Result<Arc<Self>> {
-        let Prepared { config, volume, store, spool_dir, excluded_inodes, lock } = prepared;
+        let Prepared {
+            config,
+            volume,
+            store,
+            spool_dir,
+            excluded_inodes,
+            lock,
+        } = prepared;
         if capture::has_pins(&volume.uuid) {
             eprintln!(
                 "a recorder that ended without detaching left its programs on {}: removed; a new epoch begins with a new base",
@@ -138,8 +159,11 @@ impl Session {
             );
             capture::remove_stale_pins(&volume.uuid)?;
         }
-        let root = Arc::new(Root::open(&volume.mount_point)?);
-        let options = CaptureOptions { ring_bytes: config.ring_bytes, excluded_inodes };
+        let root = Arc::new(Root::open(&volume.mount_point, excluded_inodes.first().copied())?);
+        let options = CaptureOptions {
+            ring_bytes: config.ring_bytes,
+            excluded_inodes,
+        };
         let mut capture = match Capture::attach(&volume, &options) {
             Ok(capture) => capture,
             Err(error) => {
@@ -152,7 +176,14 @@ impl Session {
                 return Err(error);
             }
         };
-        match Self::begin(&config.spool_bytes_max, &volume, &root, &mut capture, store, spool_dir) {
+        match Self::begin(
+            &config.spool_bytes_max,
+            &volume,
+            &root,
+            &mut capture,
+            store,
+            spool_dir,
+        ) {
             Ok((pipeline, sink)) => {
                 let session = Arc::new(Self {
                     path: config.path,
@@ -199,7 +230,10 @@ impl Session {
             counters: capture.counters(),
             lost: capture.lost(),
         })?;
-        let sink = PipelineSink { handle: pipeline.handle(), stop: Arc::new(AtomicBool::new(false)) };
+        let sink = PipelineSink {
+            handle: pipeline.handle(),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
         Ok((pipeline, sink))
     }
 
@@ -211,7 +245,10 @@ impl Session {
         lock: File,
         events: mpsc::Sender<Event>,
     ) -> Result<()> {
-        let requests = Requests { receiver: pipeline.take_requests()?, handle: pipeline.handle() };
+        let requests = Requests {
+            receiver: pipeline.take_requests()?,
+            handle: pipeline.handle(),
+        };
         let session = Arc::clone(self);
         let worker = std::thread::Builder::new()
             .name("snapshots".to_owned())
@@ -226,7 +263,12 @@ impl Session {
                 }
             })
             .context("start the snapshot thread")?;
-        *self.parts() = Some(Parts { capture, pipeline, worker: Some(worker), _lock: lock });
+        *self.parts() = Some(Parts {
+            capture,
+            pipeline,
+            worker: Some(worker),
+            _lock: lock,
+        });
         Ok(())
     }
 
@@ -317,8 +359,12 @@ impl Session {
 
     /// Names this moment.
     pub(crate) fn mark(&self, name: &str) -> Result<Value> {
-        let (seq, time_ns) = self.put_down(Op::Mark { name: name.to_owned() })?;
-        let time = jiff::Timestamp::from_nanosecond(time_ns.into()).context("tell the time")?.to_string();
+        let (seq, time_ns) = self.put_down(Op::Mark {
+            name: name.to_owned(),
+        })?;
+        let time = jiff::Timestamp::from_nanosecond(time_ns.into())
+            .context("tell the time")?
+            .to_string();
         Ok(json!({ "name": name, "uuid": self.volume.uuid, "path": self.path, "seq": seq, "time": time }))
     }
 
@@ -341,15 +387,24 @@ impl Session {
 
     /// Syncs, takes the programs off, brings everything onto the medium, ends the threads.
     pub(crate) fn detach(&self) -> Result<Value> {
-        let Some(mut parts) = self.parts().take() else { bail!("it is being detached already") };
-        let synced = if self.sink.handle.failed().is_none() { self.put_down(Op::Barrier).map(drop) } else { Ok(()) };
+        let Some(mut parts) = self.parts().take() else {
+            bail!("it is being detached already")
+        };
+        let synced = if self.sink.handle.failed().is_none() {
+            self.put_down(Op::Barrier).map(drop)
+        } else {
+            Ok(())
+        };
         self.sink.stop.store(true, Ordering::Relaxed);
         if let Some(worker) = parts.worker.take()
             && worker.join().is_err()
         {
             tracing::error!("the snapshot thread of {} panicked", self.path.display());
         }
-        let detached = parts.capture.detach().context("take the programs out of the kernel");
+        let detached = parts
+            .capture
+            .detach()
+            .context("take the programs out of the kernel");
         let stopped = parts.pipeline.stop().context("bring the rest onto the medium");
         synced.and(detached).and(stopped)?;
         let durable_seq = self.sink.handle.status().durable_seq;
@@ -374,9 +429,17 @@ fn volume_info(volume: &Volume, root: &Root) -> Result<VolumeInfo> {
 
 fn wanted(request: Request) -> Wanted {
     match request {
-        Request::Snapshot { inode, scope, only_if_unmet, closes } => {
-            Wanted::Inode { key: inode, scope, only_if_unmet, closes }
-        }
+        Request::Snapshot {
+            inode,
+            scope,
+            only_if_unmet,
+            closes,
+        } => Wanted::Inode {
+            key: inode,
+            scope,
+            only_if_unmet,
+            closes,
+        },
         Request::Everything { closes } => Wanted::Everything { closes },
     }
 }

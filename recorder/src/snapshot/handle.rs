@@ -34,7 +34,11 @@ pub(crate) struct FileHandle {
 impl FileHandle {
     /// The handle of a directory's entry (not followed), or of `dir` itself for an empty name; and the mount that it is on.
     pub(crate) fn of(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<(Self, i32)> {
-        let mut handle = Self { bytes: HANDLE_BYTES_MAX as u32, kind: 0, data: [0; HANDLE_BYTES_MAX] };
+        let mut handle = Self {
+            bytes: HANDLE_BYTES_MAX as u32,
+            kind: 0,
+            data: [0; HANDLE_BYTES_MAX],
+        };
         let mut mount_id = 0i32;
         let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
         // SAFETY: all pointers live through the call; the kernel writes at most `bytes` bytes behind the header.
@@ -48,7 +52,11 @@ impl FileHandle {
                 flags,
             )
         };
-        if result == 0 { Ok((handle, mount_id)) } else { Err(io::Error::last_os_error()) }
+        if result == 0 {
+            Ok((handle, mount_id))
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 
     /// Opens the inode through any file descriptor of a mount of its file system.
@@ -131,12 +139,14 @@ pub(crate) struct Root {
     _busy: OwnedFd,
     mount_id: i32,
     template: FileHandle,
+    /// The recorder's own spool, where it lies on this volume: it is no part of the journal.
+    spool_ino: Option<u64>,
 }
 
 impl Root {
     /// Opens the volume mounted at `mount_point`. Needs `CAP_SYS_ADMIN` for the private view; without it the host's own is used and
     /// entries below other mounts are left out.
-    pub(crate) fn open(mount_point: &Path) -> Result<Self> {
+    pub(crate) fn open(mount_point: &Path, spool_ino: Option<u64>) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let busy = rustix::fs::openat(CWD, mount_point, flags, Mode::empty())
             .with_context(|| format!("open {}", mount_point.display()))?;
@@ -146,14 +156,28 @@ impl Root {
         let mount = match private {
             Ok(mount) => mount,
             Err(error) => {
-                tracing::warn!("no private view of {}: {error}; what other mounts cover is not in the base", mount_point.display());
+                tracing::warn!(
+                    "no private view of {}: {error}; what other mounts cover is not in the base",
+                    mount_point.display()
+                );
                 busy.try_clone().context("copy file descriptor")?
             }
         };
         let (template, mount_id) = FileHandle::of(mount.as_fd(), c"")
             .with_context(|| format!("take the file handle of {}", mount_point.display()))?;
-        template.key().with_context(|| format!("decode the file handle of {}: its file system is not supported", mount_point.display()))?;
-        Ok(Self { mount, _busy: busy, mount_id, template })
+        template.key().with_context(|| {
+            format!(
+                "decode the file handle of {}: its file system is not supported",
+                mount_point.display()
+            )
+        })?;
+        Ok(Self {
+            mount,
+            _busy: busy,
+            mount_id,
+            template,
+            spool_ino,
+        })
     }
 
     /// Opens an inode.
@@ -176,6 +200,11 @@ impl Root {
         mount_id == self.mount_id && handle.same_tree(&self.template)
     }
 
+    /// Whether an inode is the recorder's own spool directory.
+    pub(crate) fn is_spool(&self, key: InodeKey) -> bool {
+        self.spool_ino == Some(key.ino)
+    }
+
     /// A descriptor on the volume, for `syncfs` and `fstatvfs`.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.mount.as_fd()
@@ -191,7 +220,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("f"), "x").unwrap();
         let fd = rustix::fs::openat(CWD, directory.path(), OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let Ok((handle, _)) = FileHandle::of(fd.as_fd(), c"f") else { return };
+        let Ok((handle, _)) = FileHandle::of(fd.as_fd(), c"f") else {
+            return;
+        };
         let Some(key) = handle.key() else { return };
         let (top, _) = FileHandle::of(fd.as_fd(), c"").unwrap();
         assert_eq!(top.with_key(key), Some(handle));
@@ -201,11 +232,22 @@ mod tests {
     #[test]
     fn layouts() {
         for (kind, bytes) in [(INO32_GENERATION, 8), (INO64_GENERATION, 12), (BTRFS, 20)] {
-            let blank = FileHandle { bytes, kind, data: [0; HANDLE_BYTES_MAX] };
-            let key = InodeKey { ino: 0x0102_0304, generation: 0x0506_0708 };
+            let blank = FileHandle {
+                bytes,
+                kind,
+                data: [0; HANDLE_BYTES_MAX],
+            };
+            let key = InodeKey {
+                ino: 0x0102_0304,
+                generation: 0x0506_0708,
+            };
             assert_eq!(blank.with_key(key).unwrap().key(), Some(key));
         }
-        let odd = FileHandle { bytes: 8, kind: 77, data: [0; HANDLE_BYTES_MAX] };
+        let odd = FileHandle {
+            bytes: 8,
+            kind: 99,
+            data: [0; HANDLE_BYTES_MAX],
+        };
         assert_eq!((odd.key(), odd.with_key(InodeKey::default())), (None, None));
     }
 }

@@ -72,7 +72,9 @@ pub(crate) struct Snapshotter<'a> {
 
 /// Nanoseconds since 1970.
 pub(crate) fn now_ns() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// A record of the recorder's own.
@@ -84,7 +86,10 @@ pub(crate) fn own_record(seq: u64, inode: InodeKey, from_snapshot: bool, op: Op)
         inode,
         attributes: Attributes::default(),
         from_snapshot,
-        actor: Actor { comm: b"recorder".to_vec(), ..Actor::default() },
+        actor: Actor {
+            comm: b"recorder".to_vec(),
+            ..Actor::default()
+        },
         op,
     }
 }
@@ -115,7 +120,9 @@ impl Pending<'_> {
 
     fn submit(&mut self) -> Result<()> {
         self.bytes = 0;
-        self.sink.submit(std::mem::take(&mut self.records)).context("hand over snapshot records")?;
+        self.sink
+            .submit(std::mem::take(&mut self.records))
+            .context("hand over snapshot records")?;
         self.sink.reserve()
     }
 }
@@ -156,7 +163,12 @@ impl<'a> Snapshotter<'a> {
         };
         self.sink.reserve()?;
         let begin_seq = self.sink.take_seq();
-        let mut pending = Pending { sink: self.sink, key, records: Vec::new(), bytes: 0 };
+        let mut pending = Pending {
+            sink: self.sink,
+            key,
+            records: Vec::new(),
+            bytes: 0,
+        };
         // Opened after the number is taken: btrfs lists a directory as of when it was opened.
         let fd = match self.open_content(handle, kind) {
             Ok(fd) => fd,
@@ -228,11 +240,21 @@ impl<'a> Snapshotter<'a> {
             match read::xattr_value(path_fd, &name) {
                 Ok(Some(value)) => {
                     pending.bytes += value.len();
-                    pending.push(seq, Op::SetXattr { name: name.into_bytes(), value });
+                    pending.push(
+                        seq,
+                        Op::SetXattr {
+                            name: name.into_bytes(),
+                            value,
+                        },
+                    );
                 }
                 Ok(None) => pending.push_nothing(seq),
                 Err(error) => {
-                    tracing::error!("read attribute {} of inode {}: {error}", name.to_string_lossy(), pending.key.ino);
+                    tracing::error!(
+                        "read attribute {} of inode {}: {error}",
+                        name.to_string_lossy(),
+                        pending.key.ino
+                    );
                     pending.push_hole(seq);
                 }
             }
@@ -264,7 +286,14 @@ impl<'a> Snapshotter<'a> {
                         data.truncate(filled);
                         pending.bytes += filled;
                         self.counts.bytes.fetch_add(filled as u64, Ordering::Relaxed);
-                        pending.push(seq, Op::Write { offset, length: filled as u64, data });
+                        pending.push(
+                            seq,
+                            Op::Write {
+                                offset,
+                                length: filled as u64,
+                                data,
+                            },
+                        );
                     }
                     Err(error) => {
                         tracing::error!("read inode {} at {offset}: {error}", pending.key.ino);
@@ -293,8 +322,14 @@ impl<'a> Snapshotter<'a> {
         loop {
             let listed = read::directory_batch(fd, cookie).and_then(|first| {
                 let seqs: Vec<u64> = first.iter().map(|_| self.sink.take_seq()).collect();
-                let second = if seqs.is_empty() { Ok(Vec::new()) } else { read::directory_batch(fd, cookie) };
-                second.inspect_err(|_| seqs.iter().for_each(|&seq| pending.push_nothing(seq))).map(|listed| (seqs, listed))
+                let second = if seqs.is_empty() {
+                    Ok(Vec::new())
+                } else {
+                    read::directory_batch(fd, cookie)
+                };
+                second
+                    .inspect_err(|_| seqs.iter().for_each(|&seq| pending.push_nothing(seq)))
+                    .map(|listed| (seqs, listed))
             });
             let (seqs, listed) = match listed {
                 Ok(listed) => listed,
@@ -315,7 +350,9 @@ impl<'a> Snapshotter<'a> {
                 });
                 match child {
                     Some(child) => children.push(child),
-                    None if pending.records.last().is_none_or(|record| record.seq != seq) => pending.push_nothing(seq),
+                    None if pending.records.last().is_none_or(|record| record.seq != seq) => {
+                        pending.push_nothing(seq)
+                    }
                     None => {}
                 }
             }
@@ -329,7 +366,13 @@ impl<'a> Snapshotter<'a> {
     }
 
     /// States one entry; `None` for what is none, is gone, or is of another tree.
-    fn child(&self, pending: &mut Pending<'_>, fd: BorrowedFd<'_>, entry: &read::Listed, seq: u64) -> Option<Child> {
+    fn child(
+        &self,
+        pending: &mut Pending<'_>,
+        fd: BorrowedFd<'_>,
+        entry: &read::Listed,
+        seq: u64,
+    ) -> Option<Child> {
         let name = entry.name.as_bytes();
         if name == b"." || name == b".." {
             return None;
@@ -338,19 +381,36 @@ impl<'a> Snapshotter<'a> {
             Ok(found) => found,
             Err(error) if is_gone(&error) => return None,
             Err(error) => {
-                tracing::error!("take the handle of {} in inode {}: {error}", entry.name.to_string_lossy(), pending.key.ino);
+                tracing::error!(
+                    "take the handle of {} in inode {}: {error}",
+                    entry.name.to_string_lossy(),
+                    pending.key.ino
+                );
                 pending.push_hole(seq);
                 return None;
             }
         };
         if !self.root.holds(&handle, mount_id) {
-            tracing::warn!("{} in inode {} is another file system or subvolume: not recorded", entry.name.to_string_lossy(), pending.key.ino);
+            tracing::warn!(
+                "{} in inode {} is another file system or subvolume: not recorded",
+                entry.name.to_string_lossy(),
+                pending.key.ino
+            );
             return None;
         }
-        let key = handle.key()?;
-        let entry_op = Op::SnapshotEntry { entry: Entry { parent: pending.key, name: name.to_vec() } };
+        let key = handle.key().filter(|&key| !self.root.is_spool(key))?;
+        let entry_op = Op::SnapshotEntry {
+            entry: Entry {
+                parent: pending.key,
+                name: name.to_vec(),
+            },
+        };
         pending.records.push(own_record(seq, key, true, entry_op));
-        Some(Child { key, handle, is_leaf: !matches!(entry.kind, libc::DT_DIR | libc::DT_UNKNOWN) })
+        Some(Child {
+            key,
+            handle,
+            is_leaf: !matches!(entry.kind, libc::DT_DIR | libc::DT_UNKNOWN),
+        })
     }
 
     /// A part of the inode could not be read: a hole on it, with a number of its own.
@@ -361,7 +421,12 @@ impl<'a> Snapshotter<'a> {
 
     fn unreadable(&self, key: InodeKey, what: &str, error: &io::Error) -> Result<Outcome> {
         tracing::error!("{what} inode {}: {error}", key.ino);
-        let mut pending = Pending { sink: self.sink, key, records: Vec::new(), bytes: 0 };
+        let mut pending = Pending {
+            sink: self.sink,
+            key,
+            records: Vec::new(),
+            bytes: 0,
+        };
         self.sink.reserve()?;
         self.failed_part(&mut pending);
         pending.submit()?;
@@ -387,15 +452,24 @@ fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<u
     Ok(filled)
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the members' types differ between architectures")]
+#[expect(
+    clippy::unnecessary_cast,
+    reason = "the members' types differ between architectures"
+)]
 fn attributes(stat: &Stat, file_flags: Option<u32>) -> Attributes {
-    let time = |sec: i64, nsec: u64| Some(Time { sec, nsec: u32::try_from(nsec).unwrap_or(0) });
+    let time = |sec: i64, nsec: u64| {
+        Some(Time {
+            sec,
+            nsec: u32::try_from(nsec).unwrap_or(0),
+        })
+    };
     let kind = FileType::from_raw_mode(stat.st_mode);
     Attributes {
         mode: Some(stat.st_mode as u32),
         uid: Some(stat.st_uid),
         gid: Some(stat.st_gid),
-        rdev: matches!(kind, FileType::CharacterDevice | FileType::BlockDevice).then_some(stat.st_rdev as u64),
+        rdev: matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
+            .then_some(stat.st_rdev as u64),
         size: (kind == FileType::RegularFile).then_some(u64::try_from(stat.st_size).unwrap_or(0)),
         atime: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
         mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
@@ -403,3 +477,6 @@ fn attributes(stat: &Stat, file_flags: Option<u32>) -> Attributes {
         file_flags,
     }
 }
+
+#[cfg(test)]
+mod tests;

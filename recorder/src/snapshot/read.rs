@@ -30,10 +30,22 @@ pub(crate) fn directory_batch(fd: BorrowedFd<'_>, cookie: u64) -> io::Result<Vec
     let mut buffer = [0u64; BATCH_BYTES / 8];
     rustix::fs::seek(fd, SeekFrom::Start(cookie))?;
     // SAFETY: the buffer is as long as said and lives through the call.
-    let filled =
-        unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), BATCH_BYTES) };
-    let Ok(filled) = usize::try_from(filled) else { return Err(io::Error::last_os_error()) };
-    let bytes: Vec<u8> = buffer.iter().flat_map(|word| word.to_ne_bytes()).take(filled).collect();
+    let filled = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            BATCH_BYTES,
+        )
+    };
+    let Ok(filled) = usize::try_from(filled) else {
+        return Err(io::Error::last_os_error());
+    };
+    let bytes: Vec<u8> = buffer
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .take(filled)
+        .collect();
     parse_batch(&bytes)
 }
 
@@ -42,11 +54,26 @@ fn parse_batch(mut bytes: &[u8]) -> io::Result<Vec<Listed>> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "broken directory entry");
     let mut listed = Vec::new();
     while !bytes.is_empty() {
-        let next = bytes.get(8..16).and_then(|part| part.try_into().ok()).map(u64::from_ne_bytes).ok_or_else(broken)?;
-        let length = bytes.get(16..18).and_then(|part| part.try_into().ok()).map(u16::from_ne_bytes).ok_or_else(broken)?;
-        let entry = bytes.get(..usize::from(length)).filter(|entry| entry.len() > 19).ok_or_else(broken)?;
+        let next = bytes
+            .get(8..16)
+            .and_then(|part| part.try_into().ok())
+            .map(u64::from_ne_bytes)
+            .ok_or_else(broken)?;
+        let length = bytes
+            .get(16..18)
+            .and_then(|part| part.try_into().ok())
+            .map(u16::from_ne_bytes)
+            .ok_or_else(broken)?;
+        let entry = bytes
+            .get(..usize::from(length))
+            .filter(|entry| entry.len() > 19)
+            .ok_or_else(broken)?;
         let name = std::ffi::CStr::from_bytes_until_nul(&entry[19..]).map_err(|_| broken())?;
-        listed.push(Listed { name: name.to_owned(), kind: entry[18], next });
+        listed.push(Listed {
+            name: name.to_owned(),
+            kind: entry[18],
+            next,
+        });
         bytes = &bytes[usize::from(length)..];
     }
     Ok(listed)
@@ -66,7 +93,11 @@ pub(crate) fn xattr_names(fd: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
         Err(error) => return Err(error.into()),
     };
     buffer.truncate(length);
-    Ok(buffer.split(|&byte| byte == 0).filter(|name| !name.is_empty()).filter_map(|name| CString::new(name).ok()).collect())
+    Ok(buffer
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| CString::new(name).ok())
+        .collect())
 }
 
 /// Value of an extended attribute; `None` where it is gone.
