@@ -38,18 +38,6 @@ pub(crate) enum Command {
     Dump(DumpArgs),
 }
 
-impl Command {
-    /// The directories to read.
-    pub(crate) fn media(&self) -> &[PathBuf] {
-        match self {
-            Self::Restore(args) => &args.media.media,
-            Self::Verify(args) => &args.media,
-            Self::Points(args) => &args.media.media,
-            Self::Dump(args) => &args.media.media,
-        }
-    }
-}
-
 /// Where the journal lies.
 #[derive(Args, Debug)]
 pub(crate) struct MediaArgs {
@@ -77,7 +65,7 @@ pub(crate) struct RestoreArgs {
     /// Destroy what lies on the device.
     #[arg(long, requires = "device")]
     pub(crate) wipe: bool,
-    /// Which moment: seq:N, seq:EPOCH/N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
     #[arg(long, value_name = "POINT")]
     pub(crate) at: Option<String>,
     /// Which volume, where the media hold several.

@@ -22,7 +22,9 @@ pub(crate) fn run(args: &DumpArgs, format: Format) -> Result<Exit> {
     match write_rows(args, format, journal, &mut out).and_then(|()| out.flush().context("write rows")) {
         // Whoever reads has seen enough.
         Err(error)
-            if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) =>
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) =>
         {
             Ok(Exit::Ok)
         }
@@ -30,9 +32,18 @@ pub(crate) fn run(args: &DumpArgs, format: Format) -> Result<Exit> {
     }
 }
 
-fn write_rows(args: &DumpArgs, format: Format, journal: &journal::Journal, out: &mut impl Write) -> Result<()> {
+fn write_rows(
+    args: &DumpArgs,
+    format: Format,
+    journal: &journal::Journal,
+    out: &mut impl Write,
+) -> Result<()> {
     let (from, to) = (args.from.unwrap_or(0), args.to.unwrap_or(u64::MAX));
-    let projection = if args.data { Projection::All } else { Projection::Metadata };
+    let projection = if args.data {
+        Projection::All
+    } else {
+        Projection::Metadata
+    };
     let mut first = true;
     if format == Format::Json {
         out.write_all(b"[")?;
@@ -41,6 +52,7 @@ fn write_rows(args: &DumpArgs, format: Format, journal: &journal::Journal, out: 
         if segment.manifest.last_seq < from || segment.manifest.first_seq > to {
             continue;
         }
+        segment.check_hash()?;
         for item in segment.records(projection)? {
             let (_, record) = item?;
             if record.last_seq < from || record.seq > to {
@@ -77,7 +89,16 @@ fn time_text(time: Time) -> String {
 
 /// One row as a JSON object; data only where it was asked for.
 pub(crate) fn row_json(epoch: u64, record: &Record, with_data: bool) -> Value {
-    let Record { seq, last_seq, time_ns, inode, attributes, from_snapshot, actor, op } = record;
+    let Record {
+        seq,
+        last_seq,
+        time_ns,
+        inode,
+        attributes,
+        from_snapshot,
+        actor,
+        op,
+    } = record;
     let mut row = Map::new();
     row.insert("epoch".to_owned(), json!(epoch));
     row.insert("seq".to_owned(), json!(seq));
@@ -99,7 +120,14 @@ pub(crate) fn row_json(epoch: u64, record: &Record, with_data: bool) -> Value {
         row.insert("from_snapshot".to_owned(), json!(true));
     }
     if *actor != Actor::default() {
-        let Actor { pid, tgid, uid, gid, cgroup, comm } = actor;
+        let Actor {
+            pid,
+            tgid,
+            uid,
+            gid,
+            cgroup,
+            comm,
+        } = actor;
         row.insert(
             "actor".to_owned(),
             json!({"pid": pid, "tgid": tgid, "uid": uid, "gid": gid, "cgroup": cgroup, "comm": escape(comm)}),
@@ -109,19 +137,34 @@ pub(crate) fn row_json(epoch: u64, record: &Record, with_data: bool) -> Value {
 }
 
 fn attributes_json(attributes: &Attributes) -> Map<String, Value> {
-    let Attributes { mode, uid, gid, rdev, size, atime, mtime, ctime, file_flags } = attributes;
+    let Attributes {
+        mode,
+        uid,
+        gid,
+        rdev,
+        size,
+        atime,
+        mtime,
+        ctime,
+        file_flags,
+    } = attributes;
     let all = [
         ("mode", mode.map(|mode| json!(format!("{mode:o}")))),
         ("uid", uid.map(|uid| json!(uid))),
         ("gid", gid.map(|gid| json!(gid))),
-        ("rdev", rdev.map(|rdev| json!(format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev))))),
+        (
+            "rdev",
+            rdev.map(|rdev| json!(format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev)))),
+        ),
         ("size", size.map(|size| json!(size))),
         ("atime", atime.map(|time| json!(time_text(time)))),
         ("mtime", mtime.map(|time| json!(time_text(time)))),
         ("ctime", ctime.map(|time| json!(time_text(time)))),
         ("file_flags", file_flags.map(|flags| json!(format!("{flags:#x}")))),
     ];
-    all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    all.into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
 /// The name of an operation and what only it has.
@@ -134,7 +177,11 @@ fn op_json(op: &Op, with_data: bool) -> (&'static str, Map<String, Value>) {
             }
             ("write", details)
         }
-        Op::Create { entry, dir: _, link_target } => {
+        Op::Create {
+            entry,
+            dir: _,
+            link_target,
+        } => {
             let mut details = json!({"entry": entry_json(entry)});
             if let Some(target) = link_target {
                 details["link_target"] = json!(escape(target));
@@ -145,20 +192,40 @@ fn op_json(op: &Op, with_data: bool) -> (&'static str, Map<String, Value>) {
         Op::Link { entry, dir: _ } => ("link", json!({"entry": entry_json(entry)})),
         Op::Unlink { entry, dir: _ } => ("unlink", json!({"entry": entry_json(entry)})),
         Op::Rmdir { entry, dir: _ } => ("rmdir", json!({"entry": entry_json(entry)})),
-        Op::Rename { from, from_dir: _, to, to_dir: _, victim } => {
-            ("rename", json!({"from": entry_json(from), "to": entry_json(to), "victim": victim.map(show)}))
-        }
-        Op::Exchange { from, from_dir: _, to, to_dir: _, other } => {
-            ("exchange", json!({"from": entry_json(from), "to": entry_json(to), "other": show(*other)}))
-        }
+        Op::Rename {
+            from,
+            from_dir: _,
+            to,
+            to_dir: _,
+            victim,
+        } => (
+            "rename",
+            json!({"from": entry_json(from), "to": entry_json(to), "victim": victim.map(show)}),
+        ),
+        Op::Exchange {
+            from,
+            from_dir: _,
+            to,
+            to_dir: _,
+            other,
+        } => (
+            "exchange",
+            json!({"from": entry_json(from), "to": entry_json(to), "other": show(*other)}),
+        ),
         Op::Evict => ("evict", json!({})),
         Op::SetAttr => ("setattr", json!({})),
         Op::SetXattr { name, value } => ("setxattr", json!({"name": escape(name), "value": hex(value)})),
         Op::RemoveXattr { name } => ("removexattr", json!({"name": escape(name)})),
-        Op::Fallocate { mode, offset, length } => {
-            ("fallocate", json!({"mode": format!("{mode:#x}"), "offset": offset, "length": length}))
-        }
-        Op::Clone { source, source_offset, offset, length } => (
+        Op::Fallocate { mode, offset, length } => (
+            "fallocate",
+            json!({"mode": format!("{mode:#x}"), "offset": offset, "length": length}),
+        ),
+        Op::Clone {
+            source,
+            source_offset,
+            offset,
+            length,
+        } => (
             "clone",
             json!({"source": show(*source), "source_offset": source_offset, "offset": offset, "length": length}),
         ),
@@ -172,18 +239,35 @@ fn op_json(op: &Op, with_data: bool) -> (&'static str, Map<String, Value>) {
         Op::BaseEnd { begin_seq } => ("base_end", json!({"begin_seq": begin_seq})),
         Op::Mark { name } => ("mark", json!({"name": name})),
         Op::Barrier => ("barrier", json!({})),
-        Op::Hole { last_seq, inode } => ("hole", json!({"last_lost_seq": last_seq, "inode_touched": inode.map(show)})),
+        Op::Hole { last_seq, inode } => (
+            "hole",
+            json!({"last_lost_seq": last_seq, "inode_touched": inode.map(show)}),
+        ),
         Op::HoleClosed { hole_seq } => ("hole_closed", json!({"hole_seq": hole_seq})),
     };
-    let Value::Object(details) = details else { return (name, Map::new()) };
-    (name, details.into_iter().filter(|(_, value)| !value.is_null()).collect())
+    let Value::Object(details) = details else {
+        return (name, Map::new());
+    };
+    (
+        name,
+        details
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect(),
+    )
 }
 
 /// One row as a line of text: fixed fields first, then `key=value`.
 pub(crate) fn row_text(row: &Value) -> String {
     let field = |name: &str| row.get(name).map(plain).unwrap_or_default();
-    let mut line =
-        format!("{:>2} {:>10} {} {:<14} {:<14}", field("epoch"), field("seq"), field("time"), field("op"), field("inode"));
+    let mut line = format!(
+        "{:>2} {:>10} {} {:<14} {:<14}",
+        field("epoch"),
+        field("seq"),
+        field("time"),
+        field("op"),
+        field("inode")
+    );
     if let Value::Object(row) = row {
         for (name, value) in row {
             if !matches!(name.as_str(), "epoch" | "seq" | "time" | "op" | "inode") {

@@ -88,7 +88,10 @@ pub(crate) fn exit_of(error: &anyhow::Error) -> Exit {
         .chain()
         .find_map(|cause| {
             let journals = cause.downcast_ref::<journal::Error>().map(of_journal);
-            cause.downcast_ref::<Failure>().map(|failure| failure.exit).or(journals)
+            cause
+                .downcast_ref::<Failure>()
+                .map(|failure| failure.exit)
+                .or(journals)
         })
         .unwrap_or(Exit::Failed)
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
 use journal::record::{Attributes, InodeKey, Op};
 use journal::store::{DirStore, Store};
@@ -13,7 +15,7 @@ use journal::{At, Journal, Projection, Reader, ResolvedPoint, VolumeInfo};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::exit::{Exit, failure};
+use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
 use crate::progress::{Progress, Unit};
 use crate::restore::build::{Builder, Built, RawInode};
@@ -42,13 +44,21 @@ pub(crate) struct Point {
 impl Point {
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let ResolvedPoint { epoch, seq, time_ns, .. } = self.resolved;
-        format!("epoch {epoch} seq {seq} of {} (local {})", utc(time_ns), local(time_ns))
+        let ResolvedPoint {
+            epoch, seq, time_ns, ..
+        } = self.resolved;
+        format!(
+            "epoch {epoch} seq {seq} of {} (local {})",
+            utc(time_ns),
+            local(time_ns)
+        )
     }
 
     /// For programs.
     pub(crate) fn json(&self) -> Value {
-        let ResolvedPoint { epoch, seq, time_ns, .. } = self.resolved;
+        let ResolvedPoint {
+            epoch, seq, time_ns, ..
+        } = self.resolved;
         json!({"epoch": epoch, "seq": seq, "time": utc(time_ns), "time_local": local(time_ns), "rounded": self.rounded})
     }
 }
@@ -64,8 +74,12 @@ impl Media {
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
         let mut stores: Vec<Arc<dyn Store>> = Vec::new();
         for path in paths {
-            let store = DirStore::open(path)
-                .map_err(|error| failure(Exit::NoJournal, format!("open medium {}: {error}", path.display())))?;
+            let store = DirStore::open(path).map_err(|error| {
+                failure(
+                    Exit::NoJournal,
+                    format!("open medium {}: {error}", path.display()),
+                )
+            })?;
             stores.push(Arc::new(store));
         }
         let reader = Reader::open(stores)?;
@@ -92,29 +106,44 @@ impl Media {
 
     /// The moment asked for; the newest without one.
     pub(crate) fn resolve(&self, volume: &Volume, at: Option<&str>) -> Result<Point> {
-        let at: At = match at {
-            None => At::Latest,
-            Some(text) => text.parse().map_err(|why: String| failure(Exit::Usage, why))?,
-        };
+        let at = parse_at(at)?;
         let journal = self.journal(Some(&volume.uuid))?;
-        for problem in journal.problems() {
-            warn!("{problem}");
-        }
+        check_chain(journal)?;
         let resolved = journal.resolve(&at)?;
         let rounded = resolved.rounded.clone();
         Ok(Point { resolved, rounded })
     }
 
     /// Folds the metadata up to the moment into a plan. Every segment's hash is checked before anything of it is used.
-    pub(crate) fn fold(&self, volume: &Volume, point: &Point, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
+    pub(crate) fn fold(
+        &self,
+        volume: &Volume,
+        point: &Point,
+        allow_holes: bool,
+        problems: &mut Problems,
+    ) -> Result<Folded> {
         let journal = self.journal(Some(&volume.uuid))?;
-        let ResolvedPoint { base_seq, seq, first_segment, last_segment, ref open_holes, .. } = point.resolved;
+        let ResolvedPoint {
+            base_seq,
+            seq,
+            first_segment,
+            last_segment,
+            ref open_holes,
+            ..
+        } = point.resolved;
         for hole in open_holes {
             let (first, last) = (hole.first_seq, hole.last_seq);
-            let what = hole.ino.map_or_else(|| "anything".to_owned(), |ino| format!("inode {ino}"));
-            let text = format!("sequence numbers {first} to {last} never reached the journal and were not repaired ({what})");
+            let what = hole
+                .ino
+                .map_or_else(|| "anything".to_owned(), |ino| format!("inode {ino}"));
+            let text = format!(
+                "sequence numbers {first} to {last} never reached the journal and were not repaired ({what})"
+            );
             if !allow_holes {
-                bail!(failure(Exit::HoleInRange, format!("{text}; --allow-holes restores what is known")));
+                bail!(failure(
+                    Exit::HoleInRange,
+                    format!("{text}; --allow-holes restores what is known")
+                ));
             }
             problems.note(text);
         }
@@ -122,6 +151,13 @@ impl Media {
         let total = segments.iter().map(|segment| segment.manifest.bytes).sum();
         let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
         let mut state = State::new();
+        // The segment after the last one was looked at to find the moment: it must be what was sealed, too.
+        if let Some(after) = journal
+            .segments()
+            .find(|segment| segment.manifest.index > last_segment)
+        {
+            after.check_hash()?;
+        }
         for segment in segments {
             segment.check_hash()?;
             for item in segment.records(Projection::Metadata)? {
@@ -133,8 +169,9 @@ impl Media {
             progress.add(segment.manifest.bytes);
         }
         drop(progress);
-        let root = state.root().context("the journal has no base")?;
-        let inodes: HashMap<InodeKey, RawInode> = state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
+        let root = state.root().ok_or_else(|| integrity("the journal has no base"))?;
+        let inodes: HashMap<InodeKey, RawInode> =
+            state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
         let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
         for (key, inode) in state.inodes() {
             let Some(&node) = index.get(key) else { continue };
@@ -171,7 +208,10 @@ impl Media {
                     continue;
                 }
                 let Op::Write { data, .. } = &record.op else {
-                    bail!(crate::exit::integrity(format!("row {} of segment {} holds no data", row.row, row.segment)));
+                    bail!(integrity(format!(
+                        "row {} of segment {} holds no data",
+                        row.row, row.segment
+                    )));
                 };
                 write(row, data)?;
                 while pieces.next_if(|piece| piece.row == row).is_some() {}
@@ -180,7 +220,9 @@ impl Media {
                 }
             }
             if pieces.peek().is_some_and(|piece| piece.row.segment == index) {
-                bail!(crate::exit::integrity(format!("segment {index} ends before the rows that it held")));
+                bail!(integrity(format!(
+                    "segment {index} ends before the rows that it held"
+                )));
             }
         }
         info!("all data read");
@@ -188,18 +230,67 @@ impl Media {
     }
 }
 
+/// Parses `--at`: what the journal knows, and a time without an offset, which is local.
+pub(crate) fn parse_at(text: Option<&str>) -> Result<At> {
+    let Some(text) = text else { return Ok(At::Latest) };
+    text.parse::<At>().or_else(|why| {
+        let local = text
+            .parse::<DateTime>()
+            .ok()
+            .and_then(|time| TimeZone::system().to_timestamp(time).ok());
+        let time_ns = local.and_then(|time| i64::try_from(time.as_nanosecond()).ok());
+        time_ns
+            .map(At::Time)
+            .ok_or_else(|| failure(Exit::Usage, format!("--at: {why}")))
+    })
+}
+
+/// Refuses a chain that was altered. Segments that are only missing are said, and matter where they are needed.
+fn check_chain(journal: &Journal) -> Result<()> {
+    let (missing, altered): (Vec<&String>, Vec<&String>) = journal
+        .problems()
+        .iter()
+        .partition(|problem| problem.contains(" missing before segment "));
+    for problem in missing {
+        warn!("{problem}");
+    }
+    if altered.is_empty() {
+        return Ok(());
+    }
+    let altered: Vec<&str> = altered.into_iter().map(String::as_str).collect();
+    Err(integrity(format!("integrity failure: {}", altered.join("; "))))
+}
+
 fn row_ref(row: journal::RowRef) -> Result<RowRef> {
     let narrow = |number: u64| u32::try_from(number).context("more segments or rows than can be planned");
-    Ok(RowRef { segment: narrow(row.segment)?, row: narrow(row.row)? })
+    Ok(RowRef {
+        segment: narrow(row.segment)?,
+        row: narrow(row.row)?,
+    })
 }
 
 fn raw(inode: &Inode) -> RawInode {
-    let Inode { attributes, size, extents: _, entries, xattrs, link_target } = inode;
-    let attributes = Attributes { size: Some(*size), ..attributes.clone() };
+    let Inode {
+        attributes,
+        size,
+        extents: _,
+        entries,
+        xattrs,
+        link_target,
+    } = inode;
+    let attributes = Attributes {
+        size: Some(*size),
+        ..attributes.clone()
+    };
     let xattrs = xattrs
         .iter()
         .filter(|(name, _)| !ACL_SHADOWS.contains(&name.as_slice()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    RawInode { attributes, link_target: link_target.clone(), entries: entries.clone(), xattrs }
+    RawInode {
+        attributes,
+        link_target: link_target.clone(),
+        entries: entries.clone(),
+        xattrs,
+    }
 }

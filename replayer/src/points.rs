@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::PointsArgs;
 use crate::exit::Exit;
 use crate::media::Media;
-use crate::output::{Format, local, utc};
+use crate::output::{Format, escape, local, utc};
 
 /// Runs `replayer points`.
 pub(crate) fn run(args: &PointsArgs, format: Format) -> Result<Exit> {
@@ -31,7 +31,10 @@ fn one(journal: &Journal, text: &mut String) -> Value {
     let mut line = |line: String| {
         let _writing_to_a_string_cannot_fail = writeln!(text, "{line}");
     };
-    line(format!("volume {} ({}, {} on {})", volume.uuid, volume.fs_type, volume.mount_path, volume.hostname));
+    line(format!(
+        "volume {} ({}, {} on {})",
+        volume.uuid, volume.fs_type, volume.mount_path, volume.hostname
+    ));
     let mut points = Vec::new();
     for (epoch, segment, point) in journal.points() {
         let what = match point.kind {
@@ -41,8 +44,15 @@ fn one(journal: &Journal, text: &mut String) -> Value {
             PointKind::Hole => "hole",
             PointKind::HoleClosed => "hole closed",
         };
-        let (utc, local) = (utc(point.time_ns), local(point.time_ns));
-        line(format!("  {what:<11} epoch {epoch} seq {:>10}  {utc}  (local {local})  {}", point.seq, point.name));
+        let (utc, local, name) = (
+            utc(point.time_ns),
+            local(point.time_ns),
+            escape(point.name.as_bytes()),
+        );
+        line(format!(
+            "  {what:<11} epoch {epoch} seq {:>10}  {utc}  (local {local})  {name}",
+            point.seq
+        ));
         points.push(json!({
             "kind": what, "name": point.name, "epoch": epoch, "seq": point.seq, "segment": segment, "time": utc, "time_local": local,
         }));
@@ -50,7 +60,10 @@ fn one(journal: &Journal, text: &mut String) -> Value {
     let newest = match journal.resolve(&At::Latest) {
         Ok(newest) => {
             let (utc, local) = (utc(newest.time_ns), local(newest.time_ns));
-            line(format!("  {:<11} epoch {} seq {:>10}  {utc}  (local {local})", "newest", newest.epoch, newest.seq));
+            line(format!(
+                "  {:<11} epoch {} seq {:>10}  {utc}  (local {local})",
+                "newest", newest.epoch, newest.seq
+            ));
             json!({"epoch": newest.epoch, "seq": newest.seq, "time": utc, "time_local": local, "rounded": newest.rounded})
         }
         Err(error) => {

@@ -25,12 +25,18 @@ pub(crate) fn run(args: &MediaArgs, format: Format) -> Result<Exit> {
         })?;
         drop(progress);
         let uuid = &journal.volume().uuid;
-        let verdict = if report.problems.is_empty() { "good" } else { "DAMAGED" };
+        let verdict = if report.problems.is_empty() {
+            "good"
+        } else {
+            "DAMAGED"
+        };
         let mut line = |line: String| {
             let _writing_to_a_string_cannot_fail = writeln!(text, "{line}");
         };
         let (segments, records, bytes) = (report.segments, report.records, human(report.bytes));
-        line(format!("volume {uuid}: {verdict}: {segments} segments, {records} records, {bytes}"));
+        line(format!(
+            "volume {uuid}: {verdict}: {segments} segments, {records} records, {bytes}"
+        ));
         for problem in &report.problems {
             line(format!("  {problem}"));
         }

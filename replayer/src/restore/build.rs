@@ -1,7 +1,7 @@
 //! Builds a [`Plan`] from the folded inodes: walks the directory graph from the root and refuses everything that is not a
 //! tree of plain names. Pure; iterative, so that no depth can overflow the stack.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Result;
 use journal::record::{Attributes, InodeKey};
@@ -135,7 +135,7 @@ impl<'a> Builder<'a> {
         let path = links
             .first()
             .map_or_else(|| "/".to_owned(), |link| self.plan.path_of_link(link));
-        let node = match check(key, &raw, links) {
+        let node = match check(&raw, links) {
             Ok(node) => node,
             Err(what) => return self.fault(format!("{path} (inode {}): {what}", show(key))),
         };
@@ -166,12 +166,42 @@ impl<'a> Builder<'a> {
             .map(|(key, _)| *key)
             .collect();
         detached.sort_unstable();
+        let mut parents: HashMap<InodeKey, InodeKey> = HashMap::new();
+        for key in &detached {
+            let entries = self
+                .inodes
+                .get(key)
+                .into_iter()
+                .flat_map(|raw| raw.entries.values());
+            parents.extend(entries.map(|child| (*child, *key)));
+        }
+        let mut cleared: HashSet<InodeKey> = HashSet::new();
         for key in detached {
+            // Upwards until there is no parent: more steps than there are parents are a cycle.
+            let (mut at, mut path) = (key, HashSet::new());
+            let cyclic = loop {
+                if cleared.contains(&at) {
+                    break false;
+                }
+                if !path.insert(at) {
+                    break true;
+                }
+                match parents.get(&at) {
+                    Some(parent) => at = *parent,
+                    None => break false,
+                }
+            };
+            cleared.extend(path);
             let entries = self.inodes.get(&key).map_or(0, |raw| raw.entries.len());
-            self.fault(format!(
+            let what = format!(
                 "directory inode {} with {entries} entries is not below the root",
                 show(key)
-            ))?;
+            );
+            if cyclic {
+                self.fault(format!("{what}: it is on or below a cycle"))?;
+            } else {
+                self.problems.note(format!("left out: {what}"));
+            }
         }
         Ok(())
     }
@@ -204,7 +234,7 @@ fn file_type(raw: &RawInode) -> Option<u32> {
 }
 
 /// Turns what the journal states into a node, or says what is missing or impossible.
-fn check(key: InodeKey, raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
+fn check(raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
     let Attributes {
         mode,
         uid,
@@ -250,7 +280,6 @@ fn check(key: InodeKey, raw: &RawInode, links: Vec<Link>) -> Result<Node, String
         }
     }
     Ok(Node {
-        key,
         kind,
         permissions: mode & 0o7777,
         uid: uid.ok_or("its owner is not known")?,

@@ -81,7 +81,13 @@ pub(crate) struct FsOptions {
 impl FsOptions {
     /// Fails when what the medium says cannot be given to mkfs safely.
     pub(crate) fn check(&self) -> Result<()> {
-        let shape = |at: usize, byte: u8| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+        let shape = |at: usize, byte: u8| {
+            if matches!(at, 8 | 13 | 18 | 23) {
+                byte == b'-'
+            } else {
+                byte.is_ascii_hexdigit()
+            }
+        };
         if self.uuid.len() != 36 || !self.uuid.bytes().enumerate().all(|(at, byte)| shape(at, byte)) {
             return Err(integrity(format!("the recorded uuid {:?} is none", self.uuid)));
         }

@@ -39,11 +39,17 @@ const OCCUPANTS_SHOWN_MAX: usize = 5;
 /// Runs `replayer restore`.
 pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     let started = Instant::now();
+    crate::media::parse_at(args.at.as_deref())?;
     let place = Place::check(args)?;
     let media = Media::open(&args.media.media)?;
     let volume = media.volume(args.volume.as_deref())?;
     let point = media.resolve(&volume, args.at.as_deref())?;
-    info!("volume {} ({}): restoring {}", volume.uuid, volume.fs_type, point.text());
+    info!(
+        "volume {} ({}): restoring {}",
+        volume.uuid,
+        volume.fs_type,
+        point.text()
+    );
     if let Some(why) = &point.rounded {
         info!("rounded down: {why}");
     }
@@ -59,13 +65,26 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     let place_shown = place.path().display().to_string();
     let ready = place.prepare(args, &volume, &plan, &mut problems)?;
     let mount = ready.mount;
-    let problems = execute(&plan, ready.target, problems, |write| media.read_rows(&volume, &point, &plan, write))?;
+    let problems = execute(&plan, ready.target, problems, |write| {
+        media.read_rows(&volume, &point, &plan, write)
+    })?;
     if let Some(mount) = mount {
         mount.unmount()?;
     }
-    let outcome = Outcome { volume, point, target: place_shown, plan, problems, seconds: started.elapsed().as_secs_f64() };
+    let outcome = Outcome {
+        volume,
+        point,
+        target: place_shown,
+        plan,
+        problems,
+        seconds: started.elapsed().as_secs_f64(),
+    };
     format.result(&outcome.text(), &outcome.json())?;
-    Ok(if outcome.problems.count == 0 { Exit::Ok } else { Exit::Incomplete })
+    Ok(if outcome.problems.count == 0 {
+        Exit::Ok
+    } else {
+        Exit::Incomplete
+    })
 }
 
 /// Where to restore, checked before the journal is read.
@@ -85,12 +104,17 @@ impl Place {
         if let Some(path) = &args.to {
             return Ok(Self::Directory(path.clone(), open_directory(path)?));
         }
-        let Some(path) = &args.device else { bail!("neither --to nor --device is given") };
+        let Some(path) = &args.device else {
+            bail!("neither --to nor --device is given")
+        };
         let mut device = Device::open(path)?;
         if !args.wipe
             && let Some(what) = device.occupied_by()?
         {
-            bail!("{} is not blank: it holds {what}; --wipe destroys that; nothing was written", path.display());
+            bail!(
+                "{} is not blank: it holds {what}; --wipe destroys that; nothing was written",
+                path.display()
+            );
         }
         Ok(Self::Device(path.clone(), device))
     }
@@ -102,7 +126,13 @@ impl Place {
     }
 
     /// Makes the target ready for the plan: from here on things are written.
-    fn prepare(self, args: &RestoreArgs, volume: &Volume, plan: &Plan, problems: &mut Problems) -> Result<Ready> {
+    fn prepare(
+        self,
+        args: &RestoreArgs,
+        volume: &Volume,
+        plan: &Plan,
+        problems: &mut Problems,
+    ) -> Result<Ready> {
         let (path, mut device) = match self {
             Self::Directory(path, target) => {
                 check_space(plan, &target, &path)?;
@@ -111,7 +141,10 @@ impl Place {
             Self::Device(path, device) => (path, device),
         };
         let Some(fs_type) = args.mkfs.or_else(|| FsType::from_name(&volume.fs_type)) else {
-            bail!("the recorded file system is {}, which cannot be made here: choose one with --mkfs", volume.fs_type);
+            bail!(
+                "the recorded file system is {}, which cannot be made here: choose one with --mkfs",
+                volume.fs_type
+            );
         };
         device.check_size(plan.needed_bytes(512))?;
         let options = FsOptions {
@@ -124,14 +157,23 @@ impl Place {
         if args.wipe {
             device.wipe()?;
         }
-        info!("making {} on {} (label {:?}, uuid {})", fs_type.name(), path.display(), options.label, options.uuid);
+        info!(
+            "making {} on {} (label {:?}, uuid {})",
+            fs_type.name(),
+            path.display(),
+            options.label,
+            options.uuid
+        );
         let (mount, notes) = device.make_and_mount(&options)?;
         for note in notes {
             problems.note(note);
         }
         let target = open_directory(mount.path())?;
         check_space(plan, &target, &path)?;
-        Ok(Ready { target, mount: Some(mount) })
+        Ok(Ready {
+            target,
+            mount: Some(mount),
+        })
     }
 }
 
@@ -164,7 +206,10 @@ impl Outcome {
         line(format!("bytes   {bytes} ({})", human(bytes)));
         line(format!("seconds {:.1}", self.seconds));
         if self.problems.count > 0 {
-            line(format!("NOT COMPLETE: {} things could not be restored as recorded:", self.problems.count));
+            line(format!(
+                "NOT COMPLETE: {} things could not be restored as recorded:",
+                self.problems.count
+            ));
             for problem in &self.problems.kept {
                 line(format!("  {problem}"));
             }

@@ -7,7 +7,7 @@
 //! Memory: about 200 bytes for each inode plus its names and extended attributes, and 40 bytes for each piece of data (an
 //! extent of the result, at most one for each row that still shows): a million files are some hundred MiB. Data is not held.
 
-use journal::record::{InodeKey, Time};
+use journal::record::Time;
 
 use crate::output::escape;
 
@@ -66,8 +66,6 @@ pub(crate) struct Link {
 /// One inode to make.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// Which inode of the journal.
-    pub(crate) key: InodeKey,
     /// Type.
     pub(crate) kind: Kind,
     /// Permission bits, with set-id and sticky (`07777`).
