@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_
 
 use crate::emit::{NONE, fill_head};
 use crate::kernel::{Reader, dentry_inode, inode_ref, offset, recorded};
-use crate::maps::{EVENTS, count, excluded, lose, next_seq};
+use crate::maps::{EVENTS, Note, count, drop_note, excluded, lose, next_seq, note, note_of, put_note};
 
 /// `ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME | ATTR_CTIME`.
 const ATTR_ALL: u64 = 0x7f;
@@ -219,5 +219,29 @@ pub(crate) fn drop_xattr(dentry: u64, name: u64) {
     let start: [u8; 16] = Reader::new().get(name);
     if start == *b"security.capabil" {
         emit_bare(EventKind::Changed, event_flags::WANT_ATTRS, inode);
+    }
+}
+
+/// chattr begins. Its result is read anew when it is over: file systems keep these flags each in its own way.
+#[inline(always)]
+pub(crate) fn fileattr_enter(dentry: u64) {
+    let inode = dentry_inode(dentry);
+    if recorded(inode) {
+        put_note(&Note {
+            kind: note::FILEATTR,
+            inode,
+            ..Note::default()
+        });
+    }
+}
+
+#[inline(always)]
+pub(crate) fn fileattr_exit(result: i64) {
+    let Some(noted) = note_of(note::FILEATTR) else {
+        return;
+    };
+    drop_note();
+    if result as i32 == 0 {
+        emit_bare(EventKind::Changed, event_flags::WANT_ATTRS, noted.inode);
     }
 }

@@ -2,15 +2,15 @@
 
 use core::ffi::c_void;
 
-use abi::{EventKind, Head, RangeBody};
+use abi::{EventKind, Head, RangeBody, lost_flags};
 use aya_ebpf::helpers::generated::bpf_loop;
 
-use crate::emit::emit_data;
+use crate::emit::{NONE, emit_data};
 use crate::kernel::{
     Reader, file_inode, folio_bytes, folio_inode, folio_is_uptodate, folio_position, inode_ref, offset,
     page_address, page_folio, recorded,
 };
-use crate::maps::{count, is_mapped, mark_mapped};
+use crate::maps::{count, is_mapped, lose, mark_mapped, next_seq};
 use crate::ranges::emit_range;
 
 const PAGE_BYTES: u64 = 4096;
@@ -132,7 +132,18 @@ pub(crate) fn fault_dirty(fault: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
         let key = inode_ref(&mut reader, inode);
-        mark_mapped(&key);
+        if !mark_mapped(&key) {
+            let bytes = core::mem::size_of::<Head>() as u64;
+            lose(
+                next_seq(),
+                key,
+                NONE,
+                NONE,
+                lost_flags::CONTENT,
+                EventKind::MapWrite as u32,
+                bytes,
+            );
+        }
     }
 }
 

@@ -18,6 +18,9 @@ const CHUNK_BYTES_MAX: u64 = 65536;
 /// Most chunks of one operation: 32 MiB, more than any folio has.
 const CHUNKS_MAX: u32 = 512;
 
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+
 pub(crate) const NONE: InodeRef = InodeRef {
     ino: 0,
     generation: 0,
@@ -117,24 +120,21 @@ fn put_chunk<const N: usize>(run: &Run, length: u64) {
         (*head).actor = run.actor;
         (*head).state = run.state;
         let data = (&raw mut (*record).data).cast::<c_void>();
-        let failed = if length >= N as u64 {
-            (*record).body = DataBody {
-                offset: run.offset,
-                length: N as u32,
-                pad: 0,
-            };
-            (*head).size = core::mem::size_of::<DataRecord<N>>() as u32;
-            bpf_probe_read_kernel(data, N as u32, run.address as *const c_void)
+        let from = run.address as *const c_void;
+        // The length is read and masked right before the call: 6.1 forgets the bounds of what was put on the stack in between.
+        let (part, failed) = if length >= N as u64 {
+            (N as u32, bpf_probe_read_kernel(data, N as u32, from))
         } else {
-            let part = (length & (N as u64 - 1)) as u32;
-            (*record).body = DataBody {
-                offset: run.offset,
-                length: part,
-                pad: 0,
-            };
-            (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
-            bpf_probe_read_kernel(data, part, run.address as *const c_void)
+            let part = core::ptr::read_volatile(&raw const run.left) as u32 & (N as u32 - 1);
+            let failed = bpf_probe_read_kernel(data, part, from);
+            (core::ptr::read_volatile(&raw const run.left) as u32, failed)
         };
+        (*record).body = DataBody {
+            offset: run.offset,
+            length: part,
+            pad: 0,
+        };
+        (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
         let trouble = if failed != 0 {
             count(abi::Counter::ReadFailed, 1);
             event_flags::READ_FAILED
@@ -203,7 +203,8 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
     let run = unsafe { &mut *run };
     let mut reader = Reader::new();
     run.state = inode_state(&mut reader, inode);
-    if length == 0 || excluded(run.state.inode.ino) {
+    // What is written to other inodes through the page cache (a long link target) is part of their creation.
+    if length == 0 || run.state.mode & S_IFMT != S_IFREG || excluded(run.state.inode.ino) {
         return 0;
     }
     run.kind = kind as u32;

@@ -68,6 +68,7 @@ entries! {
     set_acl => attributes::set_acl[0, 1, 2];
     remove_acl => attributes::remove_acl[1, 2];
     drop_xattr => attributes::drop_xattr[1, 2];
+    fileattr_enter => attributes::fileattr_enter[1];
     // Ranges.
     fallocate_enter => ranges::fallocate_enter[0, 1, 2, 3];
     file_modified => ranges::file_modified[0];
@@ -77,6 +78,12 @@ entries! {
 #[kretprobe]
 pub fn link_exit(_context: RetProbeContext) -> u32 {
     names::link_exit();
+    0
+}
+
+#[kretprobe]
+pub fn fileattr_exit(context: RetProbeContext) -> u32 {
+    attributes::fileattr_exit(context.ret::<i64>());
     0
 }
 

@@ -6,7 +6,7 @@ use abi::{Counter, InodeRef, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, features};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
 
 use crate::kernel::config;
 
@@ -24,9 +24,9 @@ static EXCLUDED: HashMap<u64, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PR
 /// Inodes that are or were mapped writable since they came into memory.
 #[map]
 static MAPPED: HashMap<InodeRef, u8> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
-/// What a task is in the middle of, by thread.
+/// What a task is in the middle of, by thread. Operations that fail leave their note behind, so the oldest notes give way.
 #[map]
-static NOTES: HashMap<u64, Note> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+static NOTES: LruHashMap<u64, Note> = LruHashMap::with_max_entries(65536, 0);
 
 /// What a task is in the middle of.
 #[repr(C)]
@@ -48,6 +48,7 @@ pub(crate) mod note {
     pub(crate) const RENAME: u64 = 3;
     pub(crate) const FALLOCATE: u64 = 4;
     pub(crate) const REMAP: u64 = 5;
+    pub(crate) const FILEATTR: u64 = 6;
 }
 
 /// Adds atomically and returns what was there. The target has no compare-and-swap, so `core`'s atomics lack this.

@@ -203,26 +203,34 @@ pub(crate) fn instantiate(dentry: u64, inode: u64) {
     let mode: u16 = reader.get(inode + offset!(inode_mode));
     if mode & S_IFMT == S_IFLNK {
         let target = note_of(note::SYMLINK).map_or(0, |noted| noted.a);
+        drop_note();
         emit_symlink(inode, &sides, target);
         return;
     }
+    let flags = acl_flag(&mut reader, inode);
+    emit_names(EventKind::Create, flags, inode, &sides);
+}
+
+/// Whether a new inode came with an ACL that it inherited.
+#[inline(always)]
+fn acl_flag(reader: &mut Reader, inode: u64) -> u16 {
     let acl: u64 = reader.get(inode + offset!(inode_acl));
     let default_acl: u64 = reader.get(inode + offset!(inode_default_acl));
     // A real pointer is neither NULL nor the all-ones of "not cached", nor one of the small sentinels in between.
     let real = |pointer: u64| pointer > 4096 && pointer < u64::MAX - 4096;
-    let flags = if real(acl) || real(default_acl) {
+    if real(acl) || real(default_acl) {
         event_flags::HAS_ACL
     } else {
         0
-    };
-    emit_names(EventKind::Create, flags, inode, &sides);
+    }
 }
 
 /// An inode without a name.
 #[inline(always)]
 pub(crate) fn tmpfile(inode: u64) {
     if recorded(inode) {
-        crate::attributes::emit_bare(EventKind::Tmpfile, 0, inode);
+        let flags = acl_flag(&mut Reader::new(), inode);
+        crate::attributes::emit_bare(EventKind::Tmpfile, flags, inode);
     }
 }
 
@@ -305,6 +313,7 @@ fn moved(kind: EventKind, dentry: u64, target: u64) {
         return;
     }
     let rename_flags = note_of(note::RENAME).map_or(0, |noted| noted.a);
+    drop_note();
     let sides = Sides {
         parent: dentry_parent(dentry),
         dentry,

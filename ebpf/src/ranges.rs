@@ -49,10 +49,20 @@ pub(crate) fn emit_range(kind: EventKind, inode: u64, body: RangeBody) -> u64 {
     seq
 }
 
+/// Counts an earlier operation of this task whose end was not seen.
+#[inline(always)]
+fn unpaired() {
+    let is_open = |kind: u64| note_of(kind).is_some_and(|noted| noted.seq != 0);
+    if is_open(note::FALLOCATE) || is_open(note::REMAP) {
+        count(abi::Counter::Unpaired, 1);
+    }
+}
+
 #[inline(always)]
 pub(crate) fn fallocate_enter(file: u64, mode: u64, start: u64, length: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
+        unpaired();
         put_note(&Note {
             kind: note::FALLOCATE,
             inode,
@@ -120,6 +130,7 @@ fn end(kind: EventKind, noted: &Note, mode: u32, result: i64) {
 pub(crate) fn remap_enter(source: u64, source_offset: u64, target: u64, start: u64, length: u64, flags: u64) {
     let inode = file_inode(target);
     if flags & REMAP_DEDUP == 0 && recorded(inode) {
+        unpaired();
         put_note(&Note {
             kind: note::REMAP,
             inode,

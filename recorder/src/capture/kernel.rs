@@ -58,14 +58,20 @@ impl Kernel {
     /// # Errors
     /// What this kernel does not offer.
     pub(crate) fn read() -> Result<Self> {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?.trim().to_owned();
-        let btf = Btf::from_file(BTF_PATH)
-            .with_context(|| format!("read {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF"))?;
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")
+            .context("read the kernel's release")?
+            .trim()
+            .to_owned();
+        let btf = Btf::from_file(BTF_PATH).with_context(|| {
+            format!("read {BTF_PATH}: the kernel must be built with CONFIG_DEBUG_INFO_BTF")
+        })?;
         let symbols = Symbols::read()?;
         let mut missing_members = Vec::new();
         let mut offsets = Vec::with_capacity(Offsets::MEMBERS.len());
         for (structure, members) in Offsets::MEMBERS {
-            let offset = members.split('|').find_map(|member| offset_of(&btf, structure, member));
+            let offset = members
+                .split('|')
+                .find_map(|member| offset_of(&btf, structure, member));
             if offset.is_none() && !DEPENDS_ON_VERSION.contains(members) {
                 missing_members.push(format!("{structure}.{members}"));
             }
@@ -76,7 +82,8 @@ impl Kernel {
         for &function in SIGNATURES {
             if let Some(types) = parameter_types(&btf, function) {
                 parameters.insert(function, types.len());
-                write_end_takes_pages |= function == "block_write_end" && types.iter().any(|name| name == "page");
+                write_end_takes_pages |=
+                    function == "block_write_end" && types.iter().any(|name| name == "page");
             }
         }
         Ok(Self {
@@ -114,7 +121,10 @@ impl Kernel {
         );
         let preempt = fs::read_to_string("/sys/kernel/debug/sched/preempt").unwrap_or_default();
         if self.release.starts_with("6.1.") && preempt.contains("(full)") {
-            bail!("kernel {} runs with preempt=full, where it skips probes without counting: boot with preempt=voluntary", self.release);
+            bail!(
+                "kernel {} runs with preempt=full, where it skips probes without counting: boot with preempt=voluntary",
+                self.release
+            );
         }
         ensure!(
             self.missing_members.is_empty(),
@@ -135,14 +145,22 @@ struct Symbols {
 impl Symbols {
     fn read() -> Result<Self> {
         let file = File::open("/proc/kallsyms").context("open /proc/kallsyms")?;
-        let mut symbols = Self { functions: HashSet::new(), vmemmap_base: 0, page_offset_base: 0 };
+        let mut symbols = Self {
+            functions: HashSet::new(),
+            vmemmap_base: 0,
+            page_offset_base: 0,
+        };
         for line in BufReader::new(file).lines() {
             let line = line.context("read /proc/kallsyms")?;
             let mut words = line.split_ascii_whitespace();
-            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+            let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
             match name {
                 "vmemmap_base" => symbols.vmemmap_base = u64::from_str_radix(address, 16).unwrap_or(0),
-                "page_offset_base" => symbols.page_offset_base = u64::from_str_radix(address, 16).unwrap_or(0),
+                "page_offset_base" => {
+                    symbols.page_offset_base = u64::from_str_radix(address, 16).unwrap_or(0)
+                }
                 _ if matches!(kind, "t" | "T") => {
                     symbols.functions.insert(name.to_owned());
                 }
@@ -154,10 +172,13 @@ impl Symbols {
 }
 
 fn offset_of(btf: &Btf, structure: &str, member: &str) -> Option<u32> {
-    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|found| match found {
-        Type::Struct(found) | Type::Union(found) => member_offset(btf, &found, member, 0),
-        _ => None,
-    })
+    btf.resolve_types_by_name(structure)
+        .ok()?
+        .into_iter()
+        .find_map(|found| match found {
+            Type::Struct(found) | Type::Union(found) => member_offset(btf, &found, member, 0),
+            _ => None,
+        })
 }
 
 fn member_offset(btf: &Btf, structure: &Struct, wanted: &str, depth: u32) -> Option<u32> {
@@ -192,7 +213,10 @@ fn unqualified(btf: &Btf, mut found: Type) -> Option<Struct> {
 }
 
 fn enum_value(btf: &Btf, name: &str, member: &str) -> Result<u32> {
-    for found in btf.resolve_types_by_name(name).with_context(|| format!("find enum {name}"))? {
+    for found in btf
+        .resolve_types_by_name(name)
+        .with_context(|| format!("find enum {name}"))?
+    {
         if let Type::Enum(found) = found {
             for item in &found.members {
                 if btf.resolve_name(item).is_ok_and(|found| found == member) {
@@ -206,16 +230,30 @@ fn enum_value(btf: &Btf, name: &str, member: &str) -> Result<u32> {
 
 /// Names of the structs that a function's parameters point to, empty for others.
 fn parameter_types(btf: &Btf, function: &str) -> Option<Vec<String>> {
-    let found = btf.resolve_types_by_name(function).ok()?.into_iter().find_map(|found| match found {
-        Type::Func(function) => Some(function),
-        _ => None,
-    })?;
-    let Type::FuncProto(proto) = btf.resolve_chained_type(&found).ok()? else { return None };
-    Some(proto.parameters.iter().map(|parameter| pointed_to(btf, parameter).unwrap_or_default()).collect())
+    let found = btf
+        .resolve_types_by_name(function)
+        .ok()?
+        .into_iter()
+        .find_map(|found| match found {
+            Type::Func(function) => Some(function),
+            _ => None,
+        })?;
+    let Type::FuncProto(proto) = btf.resolve_chained_type(&found).ok()? else {
+        return None;
+    };
+    Some(
+        proto
+            .parameters
+            .iter()
+            .map(|parameter| pointed_to(btf, parameter).unwrap_or_default())
+            .collect(),
+    )
 }
 
 fn pointed_to(btf: &Btf, parameter: &dyn BtfType) -> Option<String> {
-    let Type::Ptr(pointer) = btf.resolve_chained_type(parameter).ok()? else { return None };
+    let Type::Ptr(pointer) = btf.resolve_chained_type(parameter).ok()? else {
+        return None;
+    };
     match btf.resolve_chained_type(&pointer).ok()? {
         Type::Struct(found) => btf.resolve_name(&found).ok(),
         _ => None,

@@ -203,7 +203,6 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
         probe
             .load()
             .map_err(|error| anyhow!("load program {program}: {}", last_lines(&error)))?;
-        tracing::debug!("loaded {program} in {:?}", began.elapsed());
         probe
             .pin(pin_dir.join(format!("prog-{program}")))
             .with_context(|| format!("pin program {program}"))?;

@@ -10,12 +10,11 @@ use super::shared::RingPositions;
 pub(crate) struct Ring {
     ring: RingBuf<MapData>,
     positions: RingPositions,
-    bytes: u32,
 }
 
 impl Ring {
-    pub(super) fn new(ring: RingBuf<MapData>, positions: RingPositions, bytes: u32) -> Self {
-        Self { ring, positions, bytes }
+    pub(super) fn new(ring: RingBuf<MapData>, positions: RingPositions) -> Self {
+        Self { ring, positions }
     }
 
     /// Hands records to `take` until the ring is empty or `bytes_max` are taken; returns the bytes taken.
@@ -32,11 +31,6 @@ impl Ring {
     /// Bytes that wait in the ring.
     pub(crate) fn fill_bytes(&self) -> u64 {
         self.positions.fill_bytes()
-    }
-
-    /// Size of the ring.
-    pub(crate) fn size_bytes(&self) -> u32 {
-        self.bytes
     }
 }
 

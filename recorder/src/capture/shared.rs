@@ -26,14 +26,29 @@ impl Mapping {
     fn new(fd: BorrowedFd<'_>, bytes: usize, protection: ProtFlags, offset: u64) -> Result<Self> {
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
         // SAFETY: a new mapping at a place of the kernel's choice.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, fd, offset) }
-            .context("map a BPF map")?;
-        Ok(Self { start: NonNull::new(start.cast()).context("map a BPF map at 0")?, bytes })
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                MapFlags::SHARED,
+                fd,
+                offset,
+            )
+        }
+        .context("map a BPF map")?;
+        Ok(Self {
+            start: NonNull::new(start.cast()).context("map a BPF map at 0")?,
+            bytes,
+        })
     }
 
     /// The u64 at an index.
     fn slot(&self, index: usize) -> &AtomicU64 {
-        assert!((index + 1) * 8 <= self.bytes, "slot {index} is outside of the map");
+        assert!(
+            (index + 1) * 8 <= self.bytes,
+            "slot {index} is outside of the map"
+        );
         // SAFETY: inside the mapping, aligned, shared through atomics.
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().cast::<u64>().add(index)) }
     }
@@ -52,9 +67,16 @@ pub(crate) struct Sequence(Arc<Mapping>);
 
 impl Sequence {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
-        let sequence = Self(Arc::new(Mapping::new(fd, 8, ProtFlags::READ | ProtFlags::WRITE, 0)?));
+        let sequence = Self(Arc::new(Mapping::new(
+            fd,
+            8,
+            ProtFlags::READ | ProtFlags::WRITE,
+            0,
+        )?));
         // 0 means "none" in what was lost: numbers begin at 1.
-        let _ = sequence.cell().compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+        let _ = sequence
+            .cell()
+            .compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
         Ok(sequence)
     }
 
@@ -79,7 +101,12 @@ pub(crate) struct Counters(Arc<Mapping>);
 
 impl Counters {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self(Arc::new(Mapping::new(fd, Counter::Count as usize * 8, ProtFlags::READ | ProtFlags::WRITE, 0)?)))
+        Ok(Self(Arc::new(Mapping::new(
+            fd,
+            Counter::Count as usize * 8,
+            ProtFlags::READ | ProtFlags::WRITE,
+            0,
+        )?)))
     }
 
     /// A counter's value.
@@ -95,7 +122,12 @@ pub(crate) struct Lost(Arc<Mapping>);
 impl Lost {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
         let bytes = LOST_SLOTS as usize * size_of::<LostSlot>();
-        Ok(Self(Arc::new(Mapping::new(fd, bytes, ProtFlags::READ | ProtFlags::WRITE, 0)?)))
+        Ok(Self(Arc::new(Mapping::new(
+            fd,
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            0,
+        )?)))
     }
 
     /// The slots from `cursor` up to `head` (the value of [`Counter::LostHead`]), which become the new cursor. `None` where more
@@ -109,7 +141,14 @@ impl Lost {
         for at in *cursor..head {
             let index = usize::try_from(at % u64::from(LOST_SLOTS)).unwrap_or(0);
             // SAFETY: inside the mapping, aligned; volatile because a program may be writing it.
-            let slot = unsafe { self.0.start.as_ptr().cast::<LostSlot>().add(index).read_volatile() };
+            let slot = unsafe {
+                self.0
+                    .start
+                    .as_ptr()
+                    .cast::<LostSlot>()
+                    .add(index)
+                    .read_volatile()
+            };
             if slot.seq == 0 {
                 return None;
             }
@@ -136,7 +175,10 @@ impl RingPositions {
 
     pub(super) fn fill_bytes(&self) -> u64 {
         let consumer = self.consumer.slot(0).load(Ordering::Acquire);
-        self.producer.slot(0).load(Ordering::Acquire).saturating_sub(consumer)
+        self.producer
+            .slot(0)
+            .load(Ordering::Acquire)
+            .saturating_sub(consumer)
     }
 }
 
@@ -158,8 +200,18 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
         info: info.as_mut_ptr() as u64,
     };
     // SAFETY: the kernel writes at most info_len bytes to info.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attribute, size_of::<Attribute>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut attribute,
+            size_of::<Attribute>(),
+        )
+    };
     let bytes: [u8; 8] = info[OFFSET..OFFSET + 8].try_into().unwrap_or_default();
-    if result == 0 && attribute.info_len as usize >= OFFSET + 8 { u64::from_ne_bytes(bytes) } else { 0 }
+    if result == 0 && attribute.info_len as usize >= OFFSET + 8 {
+        u64::from_ne_bytes(bytes)
+    } else {
+        0
+    }
 }

@@ -41,11 +41,26 @@ impl Volume {
         let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
         let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
         let Some(mount) = mounts.iter().rfind(|mount| mount.mount_point == path) else {
-            let around = mounts.iter().filter(|mount| path.starts_with(&mount.mount_point)).last();
-            let hint = around.map_or_else(String::new, |mount| format!("; it lies on {}", mount.mount_point.display()));
-            bail!("{} is no mount point{hint}: whole file systems are recorded, name the mount point", path.display());
+            let around = mounts
+                .iter()
+                .filter(|mount| path.starts_with(&mount.mount_point))
+                .last();
+            let hint = around.map_or_else(String::new, |mount| {
+                format!("; it lies on {}", mount.mount_point.display())
+            });
+            bail!(
+                "{} is no mount point{hint}: whole file systems are recorded, name the mount point",
+                path.display()
+            );
         };
-        let Mount { device, root, mount_point, options, fs_type, source } = mount;
+        let Mount {
+            device,
+            root,
+            mount_point,
+            options,
+            fs_type,
+            source,
+        } = mount;
         ensure!(
             matches!(fs_type.as_str(), "ext4" | "xfs" | "btrfs"),
             "{} is {fs_type}: ext4, xfs and btrfs can be recorded",
@@ -57,11 +72,25 @@ impl Volume {
             path.display()
         );
         let option = |name: &str| options.split(',').any(|option| option == name);
-        for (name, remedy) in [("data=journal", "data=ordered"), ("dax=always", "dax=never"), ("dax", "dax=never")] {
-            ensure!(!option(name), "{} is mounted with {name}, past the page cache: mount it with {remedy}", path.display());
+        for (name, remedy) in [
+            ("data=journal", "data=ordered"),
+            ("dax=always", "dax=never"),
+            ("dax", "dax=never"),
+        ] {
+            ensure!(
+                !option(name),
+                "{} is mounted with {name}, past the page cache: mount it with {remedy}",
+                path.display()
+            );
         }
         let Superblock { uuid, label } = Superblock::read(Path::new(source), fs_type)?;
-        Ok(Self { mount_point: mount_point.clone(), device: *device, fs_type: fs_type.clone(), uuid, label })
+        Ok(Self {
+            mount_point: mount_point.clone(),
+            device: *device,
+            fs_type: fs_type.clone(),
+            uuid,
+            label,
+        })
     }
 }
 
@@ -88,7 +117,9 @@ impl Mount {
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
-        .fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+        .fold(text.to_owned(), |text, (escape, plain)| {
+            text.replace(escape, plain)
+        })
 }
 
 /// What identifies a file system, from its superblock on the device.
@@ -112,7 +143,11 @@ impl Superblock {
             file.read_exact_at(&mut buffer, at).with_context(context)?;
             Ok(buffer)
         };
-        ensure!(read(magic_at, magic.len())? == magic, "{} does not begin as {fs_type} does", device.display());
+        ensure!(
+            read(magic_at, magic.len())? == magic,
+            "{} does not begin as {fs_type} does",
+            device.display()
+        );
         if fs_type == "ext4" {
             const INCOMPAT_INLINE_DATA: u32 = 0x8000;
             let flags = read(1024 + 0x60, 4)?;
@@ -123,11 +158,24 @@ impl Superblock {
                 device.display()
             );
         }
-        let hex: String = read(uuid_at, 16)?.iter().map(|byte| format!("{byte:02x}")).collect();
-        let uuid = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+        let hex: String = read(uuid_at, 16)?
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let uuid = format!(
+            "{}-{}-{}-{}-{}",
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..]
+        );
         let label = read(label_at, label_bytes)?;
         let label = label.split(|&byte| byte == 0).next().unwrap_or_default();
-        Ok(Self { uuid, label: String::from_utf8_lossy(label).into_owned() })
+        Ok(Self {
+            uuid,
+            label: String::from_utf8_lossy(label).into_owned(),
+        })
     }
 }
 
@@ -140,7 +188,10 @@ mod tests {
         let line = r"36 35 98:3 / /mnt/a\040b rw,noatime master:1 - ext4 /dev/vda rw,data=journal";
         let mount = Mount::parse(line).unwrap();
         assert_eq!(mount.device, (98 << 20) | 3);
-        assert_eq!((mount.root.as_str(), mount.mount_point.as_path()), ("/", Path::new("/mnt/a b")));
+        assert_eq!(
+            (mount.root.as_str(), mount.mount_point.as_path()),
+            ("/", Path::new("/mnt/a b"))
+        );
         assert!(mount.options.split(',').any(|option| option == "data=journal"));
     }
 
