@@ -103,7 +103,7 @@ fn every_type_with_its_attributes() {
         (6, inode(libc::S_IFSOCK | 0o600, 6)),
         (7, with_rdev(inode(libc::S_IFCHR | 0o666, 7), makedev(1, 3))),
         (8, with_rdev(inode(libc::S_IFBLK | 0o660, 8), makedev(259, 70000))),
-        (9, inode(libc::S_IFREG | 0o000, 9)),
+        (9, inode(libc::S_IFREG, 9)),
     ]);
     let row = RowRef { segment: 0, row: 3 };
     plan.pieces = vec![Piece {
