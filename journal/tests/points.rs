@@ -1,0 +1,173 @@
+//! From what the operator asks for to a moment that can be restored.
+
+use std::sync::Arc;
+
+use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
+use journal::store::memory::MemoryStore;
+use journal::{At, Error, Label, Reader, ResolvedPoint, VolumeInfo, Writer};
+
+/// Record number `seq` of inode `ino`, at `seq` seconds after 1970.
+fn record(seq: u64, ino: u64, op: Op) -> Record {
+    Record {
+        seq,
+        last_seq: seq,
+        time_ns: i64::try_from(seq).unwrap() * 1_000_000_000,
+        inode: InodeKey { ino, generation: 1 },
+        attributes: Attributes::default(),
+        from_snapshot: false,
+        actor: Actor::default(),
+        op,
+    }
+}
+
+fn begin(scope: SnapshotScope) -> Op {
+    Op::Snapshot {
+        link_target: None,
+        scope,
+    }
+}
+
+fn mark(name: &str) -> Op {
+    Op::Mark {
+        name: name.to_owned(),
+    }
+}
+
+/// Each epoch in segments of three records.
+fn resolve(epochs: &[Vec<Record>], at: &At) -> journal::Result<ResolvedPoint> {
+    let store = MemoryStore::new();
+    Label::ensure(&store, b"", 0).unwrap();
+    let volume = VolumeInfo {
+        uuid: "v".to_owned(),
+        ..VolumeInfo::default()
+    };
+    for epoch in epochs {
+        let mut writer = Writer::open(Arc::new(store.clone()), volume.clone()).unwrap();
+        for (position, record) in epoch.iter().enumerate() {
+            writer.push(record).unwrap();
+            if position % 3 == 2 {
+                writer.seal().unwrap();
+            }
+        }
+        writer.seal().unwrap();
+    }
+    let reader = Reader::open(vec![Arc::new(store)]).unwrap();
+    reader.journal(None).unwrap().resolve(at)
+}
+
+/// Base 1 to 2, a mark at 3, a merged write 4 to 7, a snapshot 8 to 10 with a mark in it, the end at 11.
+fn history() -> Vec<Record> {
+    let mut merged = record(
+        4,
+        5,
+        Op::Write {
+            offset: 0,
+            data: vec![1; 4],
+            length: 4,
+        },
+    );
+    merged.last_seq = 7;
+    vec![
+        record(1, 2, Op::BaseBegin),
+        record(2, 2, Op::BaseEnd { begin_seq: 1 }),
+        record(3, 0, mark("one")),
+        merged,
+        record(8, 5, begin(SnapshotScope::Whole)),
+        record(9, 0, mark("inside")),
+        record(10, 5, Op::SnapshotEnd { begin_seq: 8 }),
+        record(11, 0, Op::Barrier),
+    ]
+}
+
+#[test]
+fn moments_are_found_and_rounded_down_and_said_so() {
+    let cases = [
+        (At::Latest, 11, false),
+        (At::Mark("one".to_owned()), 3, false),
+        (At::Mark("inside".to_owned()), 7, true),
+        (At::Seq(2), 2, false),
+        (At::Seq(5), 3, true),
+        (At::Seq(7), 7, false),
+        (At::Seq(9), 7, true),
+        (At::Seq(10), 10, false),
+        (At::Seq(500), 11, false),
+        (At::Time(3_500_000_000), 3, false),
+        ("1970-01-01T01:00:03Z".parse().unwrap(), 11, false),
+        ("1970-01-01T01:00:03+01:00".parse().unwrap(), 3, false),
+    ];
+    for (at, seq, rounded) in cases {
+        let point = resolve(&[history()], &at).unwrap();
+        assert_eq!(
+            (point.seq, point.rounded.is_some()),
+            (seq, rounded),
+            "{at:?}: {point:?}"
+        );
+        assert_eq!((point.epoch, point.base_seq, point.first_segment), (1, 1, 1));
+    }
+    for at in [
+        At::Seq(0),
+        At::Seq(1),
+        At::Mark("none".to_owned()),
+        At::Time(0),
+        At::Time(1_000_000_000),
+    ] {
+        let error = resolve(&[history()], &at).unwrap_err();
+        assert!(matches!(error, Error::NoSuchPoint(_)), "{at:?}: {error}");
+    }
+    for text in ["yesterday", "seq:x", "2026-11-24T08:00:00", ""] {
+        assert!(text.parse::<At>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn an_epoch_without_a_whole_base_gives_way_to_the_one_before() {
+    let broken_off = vec![record(1, 2, Op::BaseBegin), record(2, 5, Op::SetAttr)];
+    let point = resolve(&[history(), broken_off], &At::Latest).unwrap();
+    assert_eq!((point.epoch, point.seq), (1, 11));
+    assert!(point.rounded.unwrap().contains("epoch 2"));
+
+    let point = resolve(&[history(), history()], &At::Mark("one".to_owned())).unwrap();
+    assert_eq!(
+        (point.epoch, point.first_segment),
+        (2, 4),
+        "the newest mark counts"
+    );
+}
+
+#[test]
+fn an_abandoned_snapshot_closes_with_the_next_that_covers_it_or_with_its_inode() {
+    let tail = |ops: Vec<Op>| {
+        let mut records = history();
+        records.extend((12..).zip(ops).map(|(seq, op)| record(seq, 5, op)));
+        resolve(&[records], &At::Latest).unwrap().seq
+    };
+    let whole = || begin(SnapshotScope::Whole);
+    let attributes = || begin(SnapshotScope::Attributes);
+    let end = |begin_seq| Op::SnapshotEnd { begin_seq };
+    assert_eq!(tail(vec![whole()]), 11);
+    assert_eq!(tail(vec![whole(), Op::SetAttr]), 11);
+    assert_eq!(tail(vec![whole(), whole(), end(13)]), 14);
+    assert_eq!(tail(vec![attributes(), whole(), end(13)]), 14);
+    assert_eq!(tail(vec![whole(), attributes(), end(13)]), 11);
+    assert_eq!(tail(vec![whole(), Op::Evict]), 13);
+}
+
+#[test]
+fn holes_are_open_until_they_are_closed() {
+    let with = |ops: Vec<Op>| {
+        let mut records = history();
+        records.extend((12..).zip(ops).map(|(step, op)| record(step * 10, 5, op)));
+        resolve(&[records], &At::Latest).unwrap().open_holes
+    };
+    let hole = Op::Hole {
+        last_seq: 125,
+        inode: None,
+    };
+    let open = with(vec![hole.clone()]);
+    assert_eq!(open.len(), 1);
+    assert_eq!(
+        (open[0].first_seq, open[0].last_seq, open[0].ino),
+        (120, 125, None)
+    );
+    assert!(with(vec![hole, Op::HoleClosed { hole_seq: 120 }]).is_empty());
+}
