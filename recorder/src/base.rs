@@ -82,21 +82,36 @@ pub(crate) struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     /// For one base of the volume behind `root`.
-    pub(crate) fn new(root: &'a Root, sink: &'a dyn Sink, counts: &'a Counts, progress: Option<Progress>) -> Self {
-        Self { root, sink, counts, visited: Visited::default(), progress }
+    pub(crate) fn new(
+        root: &'a Root,
+        sink: &'a dyn Sink,
+        counts: &'a Counts,
+        progress: Option<Progress>,
+    ) -> Self {
+        Self {
+            root,
+            sink,
+            counts,
+            visited: Visited::default(),
+            progress,
+        }
     }
 
     /// The whole base, from BaseBegin to BaseEnd. Returns the sequence number of its end, the first moment that can be restored.
     pub(crate) fn base(&mut self, root_key: InodeKey, demand: &mut dyn Demand) -> Result<u64> {
         self.sink.reserve()?;
         let begin_seq = self.sink.take_seq();
-        self.sink.submit(vec![own_record(begin_seq, root_key, true, Op::BaseBegin)]).context("begin the base")?;
+        self.sink
+            .submit(vec![own_record(begin_seq, root_key, true, Op::BaseBegin)])
+            .context("begin the base")?;
         self.walk(root_key, demand)?;
         loop {
             let met = self.serve(demand)?;
             self.sink.reserve()?;
             let seq = self.sink.take_seq();
-            self.sink.submit(vec![own_record(seq, InodeKey::default(), true, Op::SetAttr)]).context("end a round of the base")?;
+            self.sink
+                .submit(vec![own_record(seq, InodeKey::default(), true, Op::SetAttr)])
+                .context("end a round of the base")?;
             demand.settle(seq)?;
             if !met && !self.serve(demand)? {
                 break;
@@ -104,7 +119,14 @@ impl<'a> Scan<'a> {
         }
         self.sink.reserve()?;
         let end_seq = self.sink.take_seq();
-        self.sink.submit(vec![own_record(end_seq, root_key, true, Op::BaseEnd { begin_seq })]).context("end the base")?;
+        self.sink
+            .submit(vec![own_record(
+                end_seq,
+                root_key,
+                true,
+                Op::BaseEnd { begin_seq },
+            )])
+            .context("end the base")?;
         if let Some(progress) = &self.progress {
             progress.finish(self.counts);
         }
@@ -113,7 +135,9 @@ impl<'a> Scan<'a> {
 
     /// Everything below a directory, and itself, as far as not met yet. Between inodes requests are served, so that they do not pile up.
     fn walk(&mut self, from: InodeKey, demand: &mut dyn Demand) -> Result<()> {
-        let Some(handle) = self.root.handle(from) else { return Ok(()) };
+        let Some(handle) = self.root.handle(from) else {
+            return Ok(());
+        };
         // Directories seen and not yet listed: 40 bytes each. Depth first keeps it to the siblings along one path.
         let mut waiting: Vec<(InodeKey, FileHandle)> = vec![(from, handle)];
         while let Some((key, handle)) = waiting.pop() {
@@ -128,8 +152,19 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn one(&mut self, key: InodeKey, handle: &FileHandle, waiting: &mut Vec<(InodeKey, FileHandle)>) -> Result<()> {
-        let Self { root, sink, counts, visited, progress } = self;
+    fn one(
+        &mut self,
+        key: InodeKey,
+        handle: &FileHandle,
+        waiting: &mut Vec<(InodeKey, FileHandle)>,
+    ) -> Result<()> {
+        let Self {
+            root,
+            sink,
+            counts,
+            visited,
+            progress,
+        } = self;
         let snapshotter = Snapshotter::new(root, *sink, counts);
         snapshotter.by_handle(key, handle, SnapshotScope::Whole, &mut |child| {
             if !child.is_leaf {
@@ -161,15 +196,26 @@ impl<'a> Scan<'a> {
     /// Answers one request; directories to be walked for it are added to `waiting`.
     fn answer(&mut self, wanted: Wanted, waiting: &mut Vec<(InodeKey, FileHandle)>) -> Result<bool> {
         match wanted {
-            Wanted::Inode { key, only_if_unmet: true, .. } => {
-                let Some(handle) = self.root.handle(key) else { return Ok(false) };
+            Wanted::Inode {
+                key,
+                only_if_unmet: true,
+                ..
+            } => {
+                let Some(handle) = self.root.handle(key) else {
+                    return Ok(false);
+                };
                 let is_new = self.visited.insert(key.ino);
                 if is_new {
                     self.one(key, &handle, waiting)?;
                 }
                 Ok(is_new)
             }
-            Wanted::Inode { key, scope, only_if_unmet: false, closes } => {
+            Wanted::Inode {
+                key,
+                scope,
+                only_if_unmet: false,
+                closes,
+            } => {
                 Snapshotter::new(self.root, self.sink, self.counts).inode(key, scope)?;
                 self.close(closes)?;
                 Ok(false)
@@ -194,7 +240,9 @@ impl<'a> Scan<'a> {
         self.visited = Visited::default();
         let mut waiting = Vec::new();
         self.answer(wanted, &mut waiting)?;
-        waiting.into_iter().try_for_each(|(key, _)| self.walk(key, &mut Nothing))
+        waiting
+            .into_iter()
+            .try_for_each(|(key, _)| self.walk(key, &mut Nothing))
     }
 
     fn close(&self, hole_seq: Option<u64>) -> Result<()> {
@@ -202,7 +250,12 @@ impl<'a> Scan<'a> {
         self.sink.reserve()?;
         let seq = self.sink.take_seq();
         self.sink
-            .submit(vec![own_record(seq, InodeKey::default(), false, Op::HoleClosed { hole_seq })])
+            .submit(vec![own_record(
+                seq,
+                InodeKey::default(),
+                false,
+                Op::HoleClosed { hole_seq },
+            )])
             .context("close a hole")
     }
 }
@@ -231,21 +284,35 @@ impl Progress {
     /// `used_bytes`: what the volume holds, as far as it knows.
     pub(crate) fn new(path: String, used_bytes: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}");
+            let style =
+                ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}");
             let bar = ProgressBar::new(used_bytes).with_prefix(format!("base of {path}"));
             style.map_or(bar.clone(), |style| bar.with_style(style))
         });
-        Self { bar, path, used_bytes, next_line: Instant::now() + PROGRESS_INTERVAL }
+        Self {
+            bar,
+            path,
+            used_bytes,
+            next_line: Instant::now() + PROGRESS_INTERVAL,
+        }
     }
 
     fn tick(&mut self, counts: &Counts) {
-        let (inodes, bytes) = (counts.inodes.load(Ordering::Relaxed), counts.bytes.load(Ordering::Relaxed));
+        let (inodes, bytes) = (
+            counts.inodes.load(Ordering::Relaxed),
+            counts.bytes.load(Ordering::Relaxed),
+        );
         if let Some(bar) = &self.bar {
             bar.set_position(bytes.min(self.used_bytes));
             bar.set_message(format!("{inodes} files"));
         } else if Instant::now() >= self.next_line {
             self.next_line = Instant::now() + PROGRESS_INTERVAL;
-            eprintln!("base of {}: {inodes} files, {} of about {}", self.path, human(bytes), human(self.used_bytes));
+            eprintln!(
+                "base of {}: {inodes} files, {} of about {}",
+                self.path,
+                human(bytes),
+                human(self.used_bytes)
+            );
         }
     }
 
@@ -253,11 +320,17 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let (inodes, bytes) = (counts.inodes.load(Ordering::Relaxed), counts.bytes.load(Ordering::Relaxed));
+        let (inodes, bytes) = (
+            counts.inodes.load(Ordering::Relaxed),
+            counts.bytes.load(Ordering::Relaxed),
+        );
         eprintln!("base of {}: done, {inodes} files, {}", self.path, human(bytes));
         let failed = counts.failed.load(Ordering::Relaxed);
         if failed > 0 {
-            eprintln!("base of {}: {failed} files could not be read: they are holes in the journal", self.path);
+            eprintln!(
+                "base of {}: {failed} files could not be read: they are holes in the journal",
+                self.path
+            );
         }
     }
 }

@@ -67,16 +67,26 @@ pub(crate) fn prove(mount_point: &Path, fs_type: &str, ring: &mut Ring) -> Resul
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, mount_point, flags, Mode::empty()).with_context(context)?;
     let before = rustix::fs::fstat(&root).with_context(context)?;
-    let mut run = Run { expected: Vec::new(), unsupported: Vec::new(), fs_type: fs_type.to_owned() };
+    let mut run = Run {
+        expected: Vec::new(),
+        unsupported: Vec::new(),
+        fs_type: fs_type.to_owned(),
+    };
     let done = run.contents(&root).and_then(|()| run.names(&root));
     restore_times(&root, &before).with_context(context)?;
     done.with_context(context)?;
     Ok(run.compare(ring))
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the members' types differ between architectures")]
+#[expect(
+    clippy::unnecessary_cast,
+    reason = "the members' types differ between architectures"
+)]
 fn restore_times(root: &OwnedFd, before: &rustix::fs::Stat) -> io::Result<()> {
-    let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: nsec as _ };
+    let time = |sec: i64, nsec: u64| Timespec {
+        tv_sec: sec,
+        tv_nsec: nsec as _,
+    };
     let times = Timestamps {
         last_access: time(before.st_atime as i64, before.st_atime_nsec as u64),
         last_modification: time(before.st_mtime as i64, before.st_mtime_nsec as u64),
@@ -96,10 +106,21 @@ impl Run {
     }
 
     /// Notes an operation as expected, or as not offered here.
-    fn optional(&mut self, what: &'static str, kinds: &'static [EventKind], ino: u64, result: rustix::io::Result<()>) -> io::Result<()> {
+    fn optional(
+        &mut self,
+        what: &'static str,
+        kinds: &'static [EventKind],
+        ino: u64,
+        result: rustix::io::Result<()>,
+    ) -> io::Result<()> {
         match result {
             Ok(()) => self.expect(what, kinds, ino),
-            Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::INVAL | rustix::io::Errno::NOTTY | rustix::io::Errno::NOSYS) => {
+            Err(
+                rustix::io::Errno::NOTSUP
+                | rustix::io::Errno::INVAL
+                | rustix::io::Errno::NOTTY
+                | rustix::io::Errno::NOSYS,
+            ) => {
                 self.unsupported.push(what);
             }
             Err(error) => return Err(error.into()),
@@ -125,13 +146,23 @@ impl Run {
         let removed = set.and_then(|()| rustix::fs::fremovexattr(&file, c"user.tapeworm"));
         self.optional("set extended attribute", &[EventKind::SetXattr], ino, set)?;
         if set.is_ok() {
-            self.optional("remove extended attribute", &[EventKind::RemoveXattr], ino, removed)?;
+            self.optional(
+                "remove extended attribute",
+                &[EventKind::RemoveXattr],
+                ino,
+                removed,
+            )?;
         }
         let acl = rustix::fs::fsetxattr(&file, c"system.posix_acl_access", &acl(), XattrFlags::empty());
         self.optional("ACL", &[EventKind::SetAcl, EventKind::SetXattr], ino, acl)?;
         let direct = write_direct(&file);
         // btrfs writes through the page cache where it must.
-        self.optional("O_DIRECT write", &[EventKind::DirectWrite, EventKind::Write], ino, direct)?;
+        self.optional(
+            "O_DIRECT write",
+            &[EventKind::DirectWrite, EventKind::Write],
+            ino,
+            direct,
+        )?;
         self.clone_file(root, &file)?;
         rustix::fs::ftruncate(&file, 1)?;
         self.expect("truncate", &[EventKind::SetAttr], ino);
@@ -185,16 +216,26 @@ impl Run {
         self.expect("rename", &[EventKind::Rename], ino);
         rustix::fs::renameat_with(directory, c"moved", directory, c"symlink", RenameFlags::EXCHANGE)?;
         // Told of one of the two.
-        self.expected.push(Expected { what: "exchange", kinds: &[EventKind::Exchange], ino: 0 });
+        self.expected.push(Expected {
+            what: "exchange",
+            kinds: &[EventKind::Exchange],
+            ino: 0,
+        });
         rustix::fs::unlinkat(directory, c"link", AtFlags::empty())?;
         self.expect("unlink", &[EventKind::Unlink], ino);
         Ok(())
     }
 
     fn compare(self, ring: &mut Ring) -> Proof {
-        let Self { expected, unsupported, fs_type: _ } = self;
+        let Self {
+            expected,
+            unsupported,
+            fs_type: _,
+        } = self;
         let shows = |seen: &HashSet<(u16, u64)>, one: &Expected| {
-            one.kinds.iter().any(|&kind| seen.contains(&(kind as u16, one.ino)))
+            one.kinds
+                .iter()
+                .any(|&kind| seen.contains(&(kind as u16, one.ino)))
         };
         let mut seen: HashSet<(u16, u64)> = HashSet::new();
         let end = Instant::now() + ARRIVAL_TIMEOUT;
@@ -216,7 +257,11 @@ impl Run {
         }
         let (proved, missing): (Vec<_>, Vec<_>) = expected.iter().partition(|one| shows(&seen, one));
         let names = |of: Vec<&Expected>| of.iter().map(|one| one.what).collect();
-        Proof { proved: names(proved), missing: names(missing), unsupported }
+        Proof {
+            proved: names(proved),
+            missing: names(missing),
+            unsupported,
+        }
     }
 }
 
@@ -224,7 +269,8 @@ impl Run {
 fn kind_and_inode(bytes: &[u8]) -> Option<(u16, u64)> {
     use std::mem::offset_of;
     let kind_at = offset_of!(abi::Head, kind);
-    let ino_at = offset_of!(abi::Head, state) + offset_of!(abi::InodeState, inode) + offset_of!(abi::InodeRef, ino);
+    let ino_at =
+        offset_of!(abi::Head, state) + offset_of!(abi::InodeState, inode) + offset_of!(abi::InodeRef, ino);
     let kind = u16::from_ne_bytes(bytes.get(kind_at..kind_at + 2)?.try_into().ok()?);
     let ino = u64::from_ne_bytes(bytes.get(ino_at..ino_at + 8)?.try_into().ok()?);
     Some((kind, ino))
@@ -256,14 +302,24 @@ fn write_direct(file: &OwnedFd) -> rustix::io::Result<()> {
     #[repr(align(4096))]
     struct Block([u8; BLOCK_BYTES]);
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let direct = rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty())?;
+    let direct = rustix::fs::open(
+        path,
+        OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     rustix::io::pwrite(&direct, &Block([0x33; BLOCK_BYTES]).0, 16 * BLOCK_BYTES as u64).map(drop)
 }
 
 /// An ACL of version 2 that says no more than a mode does, but for one named user.
 fn acl() -> Vec<u8> {
     const UNDEFINED: u32 = u32::MAX;
-    let entries: [(u16, u16, u32); 5] = [(1, 6, UNDEFINED), (2, 4, 12345), (4, 0, UNDEFINED), (0x10, 4, UNDEFINED), (0x20, 0, UNDEFINED)];
+    let entries: [(u16, u16, u32); 5] = [
+        (1, 6, UNDEFINED),
+        (2, 4, 12345),
+        (4, 0, UNDEFINED),
+        (0x10, 4, UNDEFINED),
+        (0x20, 0, UNDEFINED),
+    ];
     let mut value = 2u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in entries {
         value.extend(tag.to_le_bytes());

@@ -58,7 +58,14 @@ struct FileVolume {
 
 /// The volumes that the arguments of `attach` name.
 pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>> {
-    let AttachArgs { paths, medium, spool, ring_mib, spool_mib, replayer } = arguments;
+    let AttachArgs {
+        paths,
+        medium,
+        spool,
+        ring_mib,
+        spool_mib,
+        replayer,
+    } = arguments;
     let volumes = paths
         .iter()
         .map(|path| VolumeConfig {
@@ -76,9 +83,13 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
 /// Reads the configuration file. Unknown keys are errors; so is a file that names no volume.
 pub(crate) fn read(path: &Path) -> Result<Vec<VolumeConfig>> {
     let bad = |why: String| coded(USAGE, format!("read configuration {}: {why}", path.display()));
-    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    let length = std::fs::metadata(path)
+        .map_err(|error| bad(error.to_string()))?
+        .len();
     if length > FILE_BYTES_MAX {
-        return Err(bad(format!("{length} bytes, at most {FILE_BYTES_MAX} are accepted")));
+        return Err(bad(format!(
+            "{length} bytes, at most {FILE_BYTES_MAX} are accepted"
+        )));
     }
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     parse(&text).map_err(bad)
@@ -91,26 +102,35 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
     }
     volume
         .into_iter()
-        .map(|FileVolume { path, medium, spool, ring_mib, spool_mib, replayer }| {
-            for named in [&path, &medium] {
-                if !named.is_absolute() {
-                    return Err(format!("{} is not an absolute path", named.display()));
+        .map(
+            |FileVolume {
+                 path,
+                 medium,
+                 spool,
+                 ring_mib,
+                 spool_mib,
+                 replayer,
+             }| {
+                for named in [&path, &medium] {
+                    if !named.is_absolute() {
+                        return Err(format!("{} is not an absolute path", named.display()));
+                    }
                 }
-            }
-            let ring_mib = check_ring_mib(ring_mib.unwrap_or(RING_MIB_DEFAULT))?;
-            let spool_mib = spool_mib.unwrap_or(SPOOL_MIB_DEFAULT);
-            if spool_mib < 64 {
-                return Err(format!("spool_mib is {spool_mib}, at least 64 are needed"));
-            }
-            Ok(VolumeConfig {
-                path,
-                medium,
-                spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
-                ring_bytes: ring_mib << 20,
-                spool_bytes_max: u64::from(spool_mib) << 20,
-                replayer,
-            })
-        })
+                let ring_mib = check_ring_mib(ring_mib.unwrap_or(RING_MIB_DEFAULT))?;
+                let spool_mib = spool_mib.unwrap_or(SPOOL_MIB_DEFAULT);
+                if spool_mib < 64 {
+                    return Err(format!("spool_mib is {spool_mib}, at least 64 are needed"));
+                }
+                Ok(VolumeConfig {
+                    path,
+                    medium,
+                    spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
+                    ring_bytes: ring_mib << 20,
+                    spool_bytes_max: u64::from(spool_mib) << 20,
+                    replayer,
+                })
+            },
+        )
         .collect()
 }
 
@@ -123,14 +143,19 @@ fn check_ring_mib(mib: u32) -> Result<u32, String> {
     if mib.is_power_of_two() && mib <= RING_MIB_MAX {
         Ok(mib)
     } else {
-        Err(format!("the ring must be a power of two of at most {RING_MIB_MAX} MiB, not {mib}"))
+        Err(format!(
+            "the ring must be a power of two of at most {RING_MIB_MAX} MiB, not {mib}"
+        ))
     }
 }
 
 /// A mark's name is printed, typed and stored: 1 to 255 bytes without control characters.
 pub(crate) fn check_mark_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
-        return Err(coded(USAGE, "a mark's name has 1 to 255 bytes and no control characters"));
+        return Err(coded(
+            USAGE,
+            "a mark's name has 1 to 255 bytes and no control characters",
+        ));
     }
     Ok(())
 }
@@ -157,10 +182,19 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         for (text, why) in [
             ("", "no [[volume]]"),
-            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nmedum = \"/n\"\n", "medum"),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nmedum = \"/n\"\n",
+                "medum",
+            ),
             ("[[volume]]\npath = \"a\"\nmedium = \"/m\"\n", "absolute"),
-            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nring_mib = 12\n", "power of two"),
-            ("[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 1\n", "64"),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nring_mib = 12\n",
+                "power of two",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 1\n",
+                "64",
+            ),
             ("[[volume]]\npath = \"/a\"\n", "medium"),
         ] {
             let error = parse(text).unwrap_err();
@@ -170,7 +204,10 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_a_usage_error() {
-        assert_eq!(code_of(&read(Path::new("/nonexistent/x.toml")).unwrap_err()), USAGE);
+        assert_eq!(
+            code_of(&read(Path::new("/nonexistent/x.toml")).unwrap_err()),
+            USAGE
+        );
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Recorder {
             match session.detach() {
                 Ok(answer) => answers.push(answer),
                 Err(error) => {
-                    failed = Some(error.context(format!("detach {}", session.mount_point().display())))
+                    failed = Some(error.context(format!("detach {}", session.mount_point().display())));
                 }
             }
             self.lock().retain(|other| !Arc::ptr_eq(other, &session));

@@ -3,7 +3,9 @@
 //! Owns the reading of ring events; knows nothing of what was decoded before (see `doubt` for that). Every length is checked:
 //! an event that does not hold together is an error, and its number becomes a hole.
 
-use abi::{AttrBody, DataBody, DirState, EventKind, Head, InodeRef, NameBlock, RangeBody, XattrBody, event_flags};
+use abi::{
+    AttrBody, DataBody, DirState, EventKind, Head, InodeRef, NameBlock, RangeBody, XattrBody, event_flags,
+};
 use anyhow::{Context, Result, bail, ensure};
 use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, Time};
 
@@ -51,7 +53,12 @@ pub(crate) fn decode(event: &[u8], boot_ns: i64) -> Result<Decoded> {
     let mut range = None;
     let op = match kind {
         EventKind::Write | EventKind::MapWrite | EventKind::DirectWrite => data(rest)?,
-        EventKind::Create | EventKind::Link | EventKind::Unlink | EventKind::Rmdir | EventKind::Rename | EventKind::Exchange => {
+        EventKind::Create
+        | EventKind::Link
+        | EventKind::Unlink
+        | EventKind::Rmdir
+        | EventKind::Rename
+        | EventKind::Exchange => {
             if kind == EventKind::Create {
                 attributes = complete(&head);
             }
@@ -79,10 +86,19 @@ pub(crate) fn decode(event: &[u8], boot_ns: i64) -> Result<Decoded> {
             let body: RangeBody = read(rest)?;
             range = Some((body.offset, body.length, 0, 0));
             if kind == EventKind::Fallocate {
-                Op::Fallocate { mode: body.mode, offset: body.offset, length: body.length }
+                Op::Fallocate {
+                    mode: body.mode,
+                    offset: body.offset,
+                    length: body.length,
+                }
             } else {
                 let (source, source_offset) = (key(body.source), body.source_offset);
-                Op::Clone { source, source_offset, offset: body.offset, length: body.length }
+                Op::Clone {
+                    source,
+                    source_offset,
+                    offset: body.offset,
+                    length: body.length,
+                }
             }
         }
         EventKind::DirectEnd | EventKind::FallocateEnd | EventKind::CloneEnd => {
@@ -102,75 +118,166 @@ pub(crate) fn decode(event: &[u8], boot_ns: i64) -> Result<Decoded> {
         actor: actor(&head),
         op,
     };
-    Ok(Decoded { kind, flags: head.flags, record, range })
+    Ok(Decoded {
+        kind,
+        flags: head.flags,
+        record,
+        range,
+    })
 }
 
 /// Reads a plain struct from the start of bytes.
 fn read<T: Copy>(bytes: &[u8]) -> Result<T> {
-    ensure!(bytes.len() >= size_of::<T>(), "the event ends after {} bytes", bytes.len());
+    ensure!(
+        bytes.len() >= size_of::<T>(),
+        "the event ends after {} bytes",
+        bytes.len()
+    );
     // SAFETY: all types read are repr(C) structs of integers, for which every bit pattern is valid; unaligned is allowed.
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 fn kind_of(code: u16) -> Result<EventKind> {
     use EventKind::{
-        Changed, Clone, CloneEnd, Create, DirectEnd, DirectWrite, Evict, Exchange, Fallocate, FallocateEnd, Link, MapWrite,
-        RemoveXattr, Rename, Rmdir, SetAcl, SetAttr, SetXattr, Tmpfile, Unlink, Write,
+        Changed, Clone, CloneEnd, Create, DirectEnd, DirectWrite, Evict, Exchange, Fallocate, FallocateEnd,
+        Link, MapWrite, RemoveXattr, Rename, Rmdir, SetAcl, SetAttr, SetXattr, Tmpfile, Unlink, Write,
     };
     let all = [
-        Write, MapWrite, DirectWrite, DirectEnd, Create, Tmpfile, Link, Unlink, Rmdir, Rename, Exchange, Evict, SetAttr,
-        SetXattr, RemoveXattr, SetAcl, Fallocate, FallocateEnd, Clone, CloneEnd, Changed,
+        Write,
+        MapWrite,
+        DirectWrite,
+        DirectEnd,
+        Create,
+        Tmpfile,
+        Link,
+        Unlink,
+        Rmdir,
+        Rename,
+        Exchange,
+        Evict,
+        SetAttr,
+        SetXattr,
+        RemoveXattr,
+        SetAcl,
+        Fallocate,
+        FallocateEnd,
+        Clone,
+        CloneEnd,
+        Changed,
     ];
-    all.into_iter().find(|kind| *kind as u16 == code).with_context(|| format!("no event has kind {code}"))
+    all.into_iter()
+        .find(|kind| *kind as u16 == code)
+        .with_context(|| format!("no event has kind {code}"))
 }
 
 fn key(inode: InodeRef) -> InodeKey {
-    InodeKey { ino: inode.ino, generation: inode.generation }
+    InodeKey {
+        ino: inode.ino,
+        generation: inode.generation,
+    }
 }
 
 fn time(time: abi::Time) -> Time {
-    Time { sec: time.sec, nsec: time.nsec.min(999_999_999) }
+    Time {
+        sec: time.sec,
+        nsec: time.nsec.min(999_999_999),
+    }
 }
 
 fn actor(head: &Head) -> Actor {
-    let abi::Actor { pid, tgid, uid, gid, cgroup, comm } = head.actor;
+    let abi::Actor {
+        pid,
+        tgid,
+        uid,
+        gid,
+        cgroup,
+        comm,
+    } = head.actor;
     let length = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    Actor { pid, tgid, uid, gid, cgroup, comm: comm[..length].to_vec() }
+    Actor {
+        pid,
+        tgid,
+        uid,
+        gid,
+        cgroup,
+        comm: comm[..length].to_vec(),
+    }
 }
 
 /// Only the times.
 fn times(head: &Head) -> Attributes {
-    Attributes { mtime: Some(time(head.state.mtime)), ctime: Some(time(head.state.ctime)), ..Attributes::default() }
+    Attributes {
+        mtime: Some(time(head.state.mtime)),
+        ctime: Some(time(head.state.ctime)),
+        ..Attributes::default()
+    }
 }
 
 /// Mode, owner and times, which hold whenever they are read.
 fn owned(head: &Head) -> Attributes {
-    Attributes { mode: Some(head.state.mode), uid: Some(head.state.uid), gid: Some(head.state.gid), ..times(head) }
+    Attributes {
+        mode: Some(head.state.mode),
+        uid: Some(head.state.uid),
+        gid: Some(head.state.gid),
+        ..times(head)
+    }
 }
 
 /// Everything that a new inode has.
 fn complete(head: &Head) -> Attributes {
     let device = matches!(head.state.mode & S_IFMT, S_IFCHR | S_IFBLK);
     let (major, minor) = (head.state.rdev >> 20, head.state.rdev & 0xf_ffff);
-    Attributes { rdev: device.then(|| rustix::fs::makedev(major, minor)), size: Some(0), ..owned(head) }
+    Attributes {
+        rdev: device.then(|| rustix::fs::makedev(major, minor)),
+        size: Some(0),
+        ..owned(head)
+    }
 }
 
 fn data(rest: &[u8]) -> Result<Op> {
-    let DataBody { offset, length, pad: _ } = read(rest)?;
+    let DataBody {
+        offset,
+        length,
+        pad: _,
+    } = read(rest)?;
     let data = &rest[size_of::<DataBody>()..];
-    ensure!(data.len() >= length as usize, "{length} bytes of data announced, {} there", data.len());
-    ensure!(offset.checked_add(u64::from(length)).is_some_and(|end| end <= journal::OFFSET_MAX), "data beyond any file");
-    Ok(Op::Write { offset, data: data[..length as usize].to_vec(), length: u64::from(length) })
+    ensure!(
+        data.len() >= length as usize,
+        "{length} bytes of data announced, {} there",
+        data.len()
+    );
+    ensure!(
+        offset
+            .checked_add(u64::from(length))
+            .is_some_and(|end| end <= journal::OFFSET_MAX),
+        "data beyond any file"
+    );
+    Ok(Op::Write {
+        offset,
+        data: data[..length as usize].to_vec(),
+        length: u64::from(length),
+    })
 }
 
 fn dir_times(dir: &DirState) -> DirTimes {
-    DirTimes { mtime: time(dir.mtime), ctime: time(dir.ctime) }
+    DirTimes {
+        mtime: time(dir.mtime),
+        ctime: time(dir.ctime),
+    }
 }
 
 fn entry(dir: &DirState, name: &[u8], length: u16) -> Result<Entry> {
-    let name = name.get(..usize::from(length)).context("a name longer than its place")?;
-    ensure!(!name.is_empty() && !name.contains(&0) && !name.contains(&b'/'), "{name:?} is no name");
-    Ok(Entry { parent: key(dir.inode), name: name.to_vec() })
+    let name = name
+        .get(..usize::from(length))
+        .context("a name longer than its place")?;
+    ensure!(
+        !name.is_empty() && !name.contains(&0) && !name.contains(&b'/'),
+        "{name:?} is no name"
+    );
+    Ok(Entry {
+        parent: key(dir.inode),
+        name: name.to_vec(),
+    })
 }
 
 fn names(kind: EventKind, head: &Head, rest: &[u8]) -> Result<Op> {
@@ -181,37 +288,79 @@ fn names(kind: EventKind, head: &Head, rest: &[u8]) -> Result<Op> {
         EventKind::Create => {
             let target = if head.state.mode & S_IFMT == S_IFLNK {
                 let bytes = &rest[size_of::<NameBlock>()..];
-                let target = bytes.get(..block.target_len as usize).context("a link target is cut short")?;
+                let target = bytes
+                    .get(..block.target_len as usize)
+                    .context("a link target is cut short")?;
                 Some(target.to_vec())
             } else {
                 None
             };
-            Op::Create { entry: from, dir: from_dir, link_target: target }
+            Op::Create {
+                entry: from,
+                dir: from_dir,
+                link_target: target,
+            }
         }
-        EventKind::Link => Op::Link { entry: from, dir: from_dir },
-        EventKind::Unlink => Op::Unlink { entry: from, dir: from_dir },
-        EventKind::Rmdir => Op::Rmdir { entry: from, dir: from_dir },
+        EventKind::Link => Op::Link {
+            entry: from,
+            dir: from_dir,
+        },
+        EventKind::Unlink => Op::Unlink {
+            entry: from,
+            dir: from_dir,
+        },
+        EventKind::Rmdir => Op::Rmdir {
+            entry: from,
+            dir: from_dir,
+        },
         _ => {
             let to = entry(&block.to_parent, &block.to_name, block.to_name_len)?;
             let to_dir = dir_times(&block.to_parent);
             let other = (block.victim.ino != 0).then(|| key(block.victim));
             if kind == EventKind::Rename {
-                Op::Rename { from, from_dir, to, to_dir, victim: other }
+                Op::Rename {
+                    from,
+                    from_dir,
+                    to,
+                    to_dir,
+                    victim: other,
+                }
             } else {
-                Op::Exchange { from, from_dir, to, to_dir, other: other.context("an exchange with nothing")? }
+                Op::Exchange {
+                    from,
+                    from_dir,
+                    to,
+                    to_dir,
+                    other: other.context("an exchange with nothing")?,
+                }
             }
         }
     })
 }
 
 fn extended(kind: EventKind, rest: &[u8]) -> Result<Op> {
-    let XattrBody { name_len, value_len, name } = read(rest)?;
-    let name = name.get(..name_len as usize).context("an attribute's name is too long")?.to_vec();
+    let XattrBody {
+        name_len,
+        value_len,
+        name,
+    } = read(rest)?;
+    let name = name
+        .get(..name_len as usize)
+        .context("an attribute's name is too long")?
+        .to_vec();
     ensure!(!name.is_empty(), "an attribute without a name");
-    let value = rest[size_of::<XattrBody>()..].get(..value_len as usize).context("an attribute's value is cut short")?;
+    let value = rest[size_of::<XattrBody>()..]
+        .get(..value_len as usize)
+        .context("an attribute's value is cut short")?;
     Ok(match kind {
-        EventKind::SetXattr => Op::SetXattr { name, value: value.to_vec() },
-        EventKind::SetAcl if !value.is_empty() => Op::SetXattr { name, value: acl(value)? },
+        EventKind::SetXattr => Op::SetXattr {
+            name,
+            value: value.to_vec(),
+        },
+        EventKind::SetAcl if !value.is_empty() => Op::SetXattr {
+            name,
+            value: acl(value)?,
+        },
         _ => Op::RemoveXattr { name },
     })
 }
@@ -221,7 +370,7 @@ fn acl(entries: &[u8]) -> Result<Vec<u8>> {
     const VERSION: u32 = 2;
     const USER: u16 = 0x02;
     const GROUP: u16 = 0x08;
-    if entries.len() % 8 != 0 {
+    if !entries.len().is_multiple_of(8) {
         bail!("ACL entries of {} bytes", entries.len());
     }
     let mut value = VERSION.to_le_bytes().to_vec();
@@ -242,6 +391,12 @@ pub(crate) fn is_untrusted(decoded: &Decoded) -> bool {
     decoded.flags & event_flags::READ_FAILED != 0
 }
 
+/// Whether an event changes directories: which, is as little to be trusted as the rest.
+pub(crate) fn is_about_names(decoded: &Decoded) -> bool {
+    use EventKind::{Create, Exchange, Link, Rename, Rmdir, Unlink};
+    matches!(decoded.kind, Create | Link | Unlink | Rmdir | Rename | Exchange)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,10 +407,24 @@ mod tests {
     }
 
     fn write_event() -> Vec<u8> {
-        let mut head = Head { size: 0, kind: EventKind::Write as u16, seq: 7, time_ns: 5, ..Head::default() };
-        head.state.inode = InodeRef { ino: 12, generation: 3, pad: 0 };
+        let mut head = Head {
+            size: 0,
+            kind: EventKind::Write as u16,
+            seq: 7,
+            time_ns: 5,
+            ..Head::default()
+        };
+        head.state.inode = InodeRef {
+            ino: 12,
+            generation: 3,
+            pad: 0,
+        };
         let mut event = bytes(&head);
-        event.extend(bytes(&DataBody { offset: 100, length: 4, pad: 0 }));
+        event.extend(bytes(&DataBody {
+            offset: 100,
+            length: 4,
+            pad: 0,
+        }));
         event.extend(b"data and slack");
         event
     }
@@ -264,8 +433,21 @@ mod tests {
     fn a_write_is_decoded() {
         let decoded = decode(&write_event(), 1000).unwrap();
         assert_eq!((decoded.record.seq, decoded.record.time_ns), (7, 1005));
-        assert_eq!(decoded.record.inode, InodeKey { ino: 12, generation: 3 });
-        assert_eq!(decoded.record.op, Op::Write { offset: 100, data: b"data".to_vec(), length: 4 });
+        assert_eq!(
+            decoded.record.inode,
+            InodeKey {
+                ino: 12,
+                generation: 3
+            }
+        );
+        assert_eq!(
+            decoded.record.op,
+            Op::Write {
+                offset: 100,
+                data: b"data".to_vec(),
+                length: 4
+            }
+        );
     }
 
     #[test]
@@ -278,9 +460,19 @@ mod tests {
 
     #[test]
     fn an_acl_is_encoded_as_user_space_does() {
-        let raw = [1i16.to_ne_bytes(), 6u16.to_ne_bytes(), [9, 9], [9, 9], 2i16.to_ne_bytes(), 4u16.to_ne_bytes()].concat();
+        let raw = [
+            1i16.to_ne_bytes(),
+            6u16.to_ne_bytes(),
+            [9, 9],
+            [9, 9],
+            2i16.to_ne_bytes(),
+            4u16.to_ne_bytes(),
+        ]
+        .concat();
         let raw = [raw, 1000u32.to_ne_bytes().to_vec()].concat();
-        let expected = [2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0];
+        let expected = [
+            2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 232, 3, 0, 0,
+        ];
         assert_eq!(acl(&raw).unwrap(), expected);
     }
 }

@@ -80,18 +80,29 @@ pub(crate) fn as_text(answer: &Value) -> String {
             let _infallible = writeln!(text, "  error    {error}");
         }
     }
-    if text.is_empty() { "nothing is recorded".to_owned() } else { text }
+    if text.is_empty() {
+        "nothing is recorded".to_owned()
+    } else {
+        text
+    }
 }
 
 /// 1 where a volume is in error: a script that only looks at the code must see it.
 pub(crate) fn exit_code(answer: &Value) -> u8 {
-    if volumes(answer).iter().any(|volume| volume["error"].is_string()) { FAILED } else { 0 }
+    if volumes(answer).iter().any(|volume| volume["error"].is_string()) {
+        FAILED
+    } else {
+        0
+    }
 }
 
 /// The answer to `mark` as text.
 pub(crate) fn marks_as_text(answer: &Value) -> String {
     lines(answer, |volume| {
-        format!("mark {} volume {} seq {} at {}", volume["name"], volume["uuid"], volume["seq"], volume["time"])
+        format!(
+            "mark {} volume {} seq {} at {}",
+            volume["name"], volume["uuid"], volume["seq"], volume["time"]
+        )
     })
 }
 
@@ -99,7 +110,10 @@ pub(crate) fn marks_as_text(answer: &Value) -> String {
 pub(crate) fn flush_as_text(answer: &Value) -> String {
     lines(answer, |volume| {
         if volume["waited"] == true {
-            format!("durable volume {} seq {} segment {}", volume["uuid"], volume["durable_seq"], volume["segment"])
+            format!(
+                "durable volume {} seq {} segment {}",
+                volume["uuid"], volume["durable_seq"], volume["segment"]
+            )
         } else {
             format!("flushing volume {} up to seq {}", volume["uuid"], volume["seq"])
         }
@@ -108,7 +122,12 @@ pub(crate) fn flush_as_text(answer: &Value) -> String {
 
 /// The answer to `detach` as text.
 pub(crate) fn detach_as_text(answer: &Value) -> String {
-    lines(answer, |volume| format!("detached {} volume {} seq {}", volume["path"], volume["uuid"], volume["durable_seq"]))
+    lines(answer, |volume| {
+        format!(
+            "detached {} volume {} seq {}",
+            volume["path"], volume["uuid"], volume["durable_seq"]
+        )
+    })
 }
 
 fn volumes(answer: &Value) -> &[Value] {
@@ -117,7 +136,11 @@ fn volumes(answer: &Value) -> &[Value] {
 
 fn lines(answer: &Value, line: impl Fn(&Value) -> String) -> String {
     // Strings without their quotes: these lines are for people and for `awk`.
-    volumes(answer).iter().map(|volume| line(volume).replace('"', "")).collect::<Vec<_>>().join("\n")
+    volumes(answer)
+        .iter()
+        .map(|volume| line(volume).replace('"', ""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Bytes for people.
@@ -142,7 +165,10 @@ mod tests {
         };
         let answer = json!({ "volumes": [status] });
         let text = as_text(&answer);
-        assert!(text.contains("/srv: recording") && text.contains("(10 behind)"), "{text}");
+        assert!(
+            text.contains("/srv: recording") && text.contains("(10 behind)"),
+            "{text}"
+        );
         assert_eq!(exit_code(&answer), 0);
         assert_eq!(exit_code(&json!({ "volumes": [{ "error": "x" }] })), FAILED);
     }

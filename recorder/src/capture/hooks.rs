@@ -108,6 +108,11 @@ const NEEDS: &[Need] = &[
     need("symlink", ALL, &[("vfs_symlink", "symlink_enter", None)]),
     need("unlink, rmdir", ALL, &[("d_delete", "delete", None)]),
     need("rename, flags", ALL, &[("vfs_rename", "rename_enter", None)]),
+    need(
+        "rename, whiteout",
+        ALL,
+        &[("init_special_inode", "special_inode", None)],
+    ),
     need("rename", ALL, &[("d_move", "rename", None)]),
     need("exchange", ALL, &[("d_exchange", "exchange", None)]),
     need("end of an inode", ALL, &[("evict", "evict", None)]),

@@ -159,7 +159,7 @@ impl Symbols {
             match name {
                 "vmemmap_base" => symbols.vmemmap_base = u64::from_str_radix(address, 16).unwrap_or(0),
                 "page_offset_base" => {
-                    symbols.page_offset_base = u64::from_str_radix(address, 16).unwrap_or(0)
+                    symbols.page_offset_base = u64::from_str_radix(address, 16).unwrap_or(0);
                 }
                 _ if matches!(kind, "t" | "T") => {
                     symbols.functions.insert(name.to_owned());

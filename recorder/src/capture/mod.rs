@@ -137,12 +137,18 @@ impl Capture {
         &self.hooks
     }
 
-    /// Times that a program was skipped because another was running on its processor. A rise is a hole that nothing names.
+    /// Times that a probe was hit and its program did not run. A rise is a hole that nothing names.
     pub(crate) fn misses(&self) -> u64 {
-        self.ebpf
-            .programs()
+        let programs = self.ebpf.programs();
+        let skipped: u64 = programs
             .filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd())))
-            .sum()
+            .sum();
+        let missed: u64 = self
+            .hooks
+            .iter()
+            .map(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))))
+            .sum();
+        skipped + missed
     }
 
     /// Takes the programs off the volume.
@@ -186,14 +192,19 @@ fn remove_pins(pin_dir: &Path) -> Result<()> {
     fs::remove_dir(pin_dir).with_context(|| format!("remove {}", pin_dir.display()))
 }
 
+/// Name of the pin that keeps a hook attached.
+fn link_pin(hook: &Hook) -> String {
+    format!("link-{}-{}", hook.program, hook.function)
+}
+
 fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
+    let pin = link_pin(hook);
     let Hook {
         program,
         function,
         state,
         ..
     } = hook;
-    let name = format!("{program}-{function}");
     let probe: &mut KProbe = ebpf
         .program_mut(program)
         .with_context(|| format!("find program {program}"))?
@@ -208,7 +219,7 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
             .with_context(|| format!("pin program {program}"))?;
     }
     let link = probe
-        .attach(&*function, 0)
+        .attach(*function, 0)
         .with_context(|| format!("attach {program} to {function}"))?;
     let link: FdLink = probe
         .take_link(link)
@@ -218,8 +229,8 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
             format!("{program} has no link that can be pinned: the kernel is older than 5.15")
         })?;
     let pinned = link
-        .pin(pin_dir.join(format!("link-{name}")))
-        .with_context(|| format!("pin the link {name}"))?;
+        .pin(pin_dir.join(&pin))
+        .with_context(|| format!("pin {pin}"))?;
     // The pin keeps it; the descriptor is not needed.
     drop(pinned);
     *state = HookState::Attached;

@@ -1,6 +1,9 @@
 //! The arrays that the programs share with us through mappings: no system call reads or writes them.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -184,9 +187,54 @@ impl RingPositions {
 
 /// Times that a program was skipped (`bpf_prog_info.recursion_misses`); 0 where the kernel does not tell.
 pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
-    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     /// Offset of `recursion_misses` in `struct bpf_prog_info`, as in linux/bpf.h.
     const OFFSET: usize = 208;
+    info_word(program, OFFSET)
+}
+
+/// Times that a probe was hit and no program could run: a return probe without a free instance, a probe within a probe
+/// (`bpf_link_info.perf_event.kprobe.missed`); 0 where the kernel does not tell (before 6.7).
+pub(super) fn probe_misses(pinned_link: &Path) -> u64 {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    /// Offset of `perf_event.kprobe.missed` in `struct bpf_link_info`, as in linux/bpf.h.
+    const OFFSET: usize = 48;
+    #[repr(C)]
+    struct Attribute {
+        path: u64,
+        bpf_fd: u32,
+        flags: u32,
+    }
+    let Ok(path) = CString::new(pinned_link.as_os_str().as_bytes()) else {
+        return 0;
+    };
+    let attribute = Attribute {
+        path: path.as_ptr() as u64,
+        bpf_fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the path outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attribute,
+            size_of::<Attribute>(),
+        )
+    };
+    let Ok(fd) = libc::c_int::try_from(fd) else {
+        return 0;
+    };
+    if fd < 0 {
+        return 0;
+    }
+    // SAFETY: a descriptor that was just made, owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    info_word(fd.as_fd(), OFFSET)
+}
+
+/// A u64 of what the kernel tells about a program or link; 0 where it tells less.
+fn info_word(object: BorrowedFd<'_>, offset: usize) -> u64 {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     #[repr(C)]
     struct Attribute {
         bpf_fd: u32,
@@ -195,7 +243,7 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
     }
     let mut info = [0u8; 256];
     let mut attribute = Attribute {
-        bpf_fd: program.as_raw_fd().cast_unsigned(),
+        bpf_fd: object.as_raw_fd().cast_unsigned(),
         info_len: 256,
         info: info.as_mut_ptr() as u64,
     };
@@ -208,8 +256,8 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
             size_of::<Attribute>(),
         )
     };
-    let bytes: [u8; 8] = info[OFFSET..OFFSET + 8].try_into().unwrap_or_default();
-    if result == 0 && attribute.info_len as usize >= OFFSET + 8 {
+    let bytes: [u8; 8] = info[offset..offset + 8].try_into().unwrap_or_default();
+    if result == 0 && attribute.info_len as usize >= offset + 8 {
         u64::from_ne_bytes(bytes)
     } else {
         0

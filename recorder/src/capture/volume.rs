@@ -41,10 +41,7 @@ impl Volume {
         let table = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
         let mounts: Vec<Mount> = table.lines().filter_map(Mount::parse).collect();
         let Some(mount) = mounts.iter().rfind(|mount| mount.mount_point == path) else {
-            let around = mounts
-                .iter()
-                .filter(|mount| path.starts_with(&mount.mount_point))
-                .last();
+            let around = mounts.iter().rfind(|mount| path.starts_with(&mount.mount_point));
             let hint = around.map_or_else(String::new, |mount| {
                 format!("; it lies on {}", mount.mount_point.display())
             });

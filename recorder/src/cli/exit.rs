@@ -16,8 +16,6 @@ pub(crate) const LOCKED: u8 = 11;
 pub(crate) const MEDIUM_NEEDED: u8 = 20;
 /// The medium has no room.
 pub(crate) const MEDIUM_FULL: u8 = 21;
-/// What lies on the medium is damaged.
-pub(crate) const INTEGRITY: u8 = 30;
 
 /// An error that knows its exit code. Put into an `anyhow::Error` it keeps it, whatever context is added.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +29,10 @@ pub(crate) struct Coded {
 
 /// An error with an exit code.
 pub(crate) fn coded(code: u8, message: impl Into<String>) -> anyhow::Error {
-    anyhow::Error::new(Coded { code, message: message.into() })
+    anyhow::Error::new(Coded {
+        code,
+        message: message.into(),
+    })
 }
 
 /// The exit code that an error asks for; a full file system anywhere below is a full medium only where the error says so.
@@ -60,7 +61,9 @@ mod tests {
 
     #[test]
     fn a_code_survives_context() {
-        let error = Err::<(), _>(coded(LOCKED, "taken")).context("attach /x").unwrap_err();
+        let error = Err::<(), _>(coded(LOCKED, "taken"))
+            .context("attach /x")
+            .unwrap_err();
         assert_eq!(code_of(&error), LOCKED);
         assert_eq!(as_json(&error)["error"]["message"], "attach /x: taken");
         assert_eq!(code_of(&anyhow::anyhow!("plain")), FAILED);

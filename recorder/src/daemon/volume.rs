@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use journal::VolumeInfo;
@@ -28,6 +28,8 @@ use crate::status::VolumeStatus;
 
 /// Longest time that a flush may take: a medium that is slow, or to be put in.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest time that a mark waits for repairs.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a waiting thread looks whether it is to end.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a segment before compression.
@@ -106,11 +108,18 @@ impl Sink for PipelineSink {
 struct Requests {
     receiver: Receiver<Request>,
     handle: Handle,
+    /// The one handed out last is being answered.
+    answering: bool,
 }
 
 impl Demand for Requests {
     fn poll(&mut self) -> Option<Wanted> {
-        self.receiver.try_recv().ok().map(wanted)
+        if std::mem::take(&mut self.answering) {
+            self.handle.served();
+        }
+        let request = self.receiver.try_recv().ok();
+        self.answering = request.is_some();
+        request.map(wanted)
     }
 
     fn settle(&mut self, seq: u64) -> Result<()> {
@@ -248,6 +257,7 @@ impl Session {
         let requests = Requests {
             receiver: pipeline.take_requests()?,
             handle: pipeline.handle(),
+            answering: false,
         };
         let session = Arc::clone(self);
         let worker = std::thread::Builder::new()
@@ -294,7 +304,10 @@ impl Session {
         let mut repairs = Scan::new(&self.root, &self.sink, &counts, None);
         while !self.sink.stop.load(Ordering::Relaxed) {
             match requests.receiver.recv_timeout(STOP_INTERVAL) {
-                Ok(request) => repairs.repair(wanted(request))?,
+                Ok(request) => {
+                    repairs.repair(wanted(request))?;
+                    self.sink.handle.served();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -357,8 +370,32 @@ impl Session {
         Ok((seq, time_ns))
     }
 
+    /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
+    /// live file system and stands in the journal. Gives up after [`SETTLE_TIMEOUT`], or where the medium is not there: what is not
+    /// settled then is so later.
+    fn settle(&self) -> Result<()> {
+        if self.state.load(Ordering::Relaxed) != STATE_RECORDING {
+            return Ok(());
+        }
+        let handle = &self.sink.handle;
+        let end = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            let before = handle.all_served();
+            let (seq, _) = self.put_down(Op::Barrier)?;
+            if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
+                tracing::warn!("{}: repairs are still under way", self.path.display());
+                return Ok(());
+            }
+            // Nothing was asked for since before the number was taken: nothing is open at it.
+            if before.is_some() && handle.all_served() == before {
+                return Ok(());
+            }
+        }
+    }
+
     /// Names this moment.
     pub(crate) fn mark(&self, name: &str) -> Result<Value> {
+        self.settle()?;
         let (seq, time_ns) = self.put_down(Op::Mark {
             name: name.to_owned(),
         })?;
@@ -370,9 +407,12 @@ impl Session {
 
     /// Brings everything up to now onto the medium.
     pub(crate) fn flush(&self, wait: bool) -> Result<Value> {
+        if wait {
+            self.settle()?;
+        }
         let (seq, _) = self.put_down(Op::Barrier)?;
         if wait {
-            self.sink.handle.flush(seq, FLUSH_TIMEOUT)?;
+            self.sink.handle.flush_or_say(seq, FLUSH_TIMEOUT)?;
         } else {
             let handle = self.sink.handle.clone();
             // Nobody waits for it: an error is in the status.
@@ -391,7 +431,7 @@ impl Session {
             bail!("it is being detached already")
         };
         let synced = if self.sink.handle.failed().is_none() {
-            self.put_down(Op::Barrier).map(drop)
+            self.settle().and_then(|()| self.put_down(Op::Barrier)).map(drop)
         } else {
             Ok(())
         };

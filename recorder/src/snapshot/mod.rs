@@ -351,7 +351,7 @@ impl<'a> Snapshotter<'a> {
                 match child {
                     Some(child) => children.push(child),
                     None if pending.records.last().is_none_or(|record| record.seq != seq) => {
-                        pending.push_nothing(seq)
+                        pending.push_nothing(seq);
                     }
                     None => {}
                 }
