@@ -79,7 +79,7 @@ pub(crate) struct FsOptions {
 }
 
 impl FsOptions {
-    /// Fails when what the medium says cannot be given to mkfs safely.
+    /// Fails when what the medium says cannot be given to mkfs safely, or mkfs is not here: asked before anything is wiped.
     pub(crate) fn check(&self) -> Result<()> {
         let shape = |at: usize, byte: u8| {
             if matches!(at, 8 | 13 | 18 | 23) {
@@ -94,7 +94,7 @@ impl FsOptions {
         if self.label.contains('\0') {
             return Err(integrity(format!("the recorded label {:?} is none", self.label)));
         }
-        Ok(())
+        find_mkfs(self.fs_type).map(|_| ())
     }
 }
 
@@ -316,13 +316,19 @@ fn find_tool(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-fn make_fs(path: &Path, size_bytes: u64, options: &FsOptions, label: &str) -> Result<()> {
-    let (name, package) = options.fs_type.tool();
-    let Some(tool) = find_tool(name) else {
-        bail!(
+/// The tool that makes a file system: its name, and where it lies here.
+fn find_mkfs(fs_type: FsType) -> Result<(&'static str, PathBuf)> {
+    let (name, package) = fs_type.tool();
+    match find_tool(name) {
+        Some(tool) => Ok((name, tool)),
+        None => bail!(
             "{name} is not installed here: install the package {package}, or choose another type with --mkfs; nothing was written"
-        );
-    };
+        ),
+    }
+}
+
+fn make_fs(path: &Path, size_bytes: u64, options: &FsOptions, label: &str) -> Result<()> {
+    let (name, tool) = find_mkfs(options.fs_type)?;
     let mut command = Command::new(tool);
     match options.fs_type {
         FsType::Ext4 => {
