@@ -1,5 +1,7 @@
 //! The oracle must see every kind of difference: one change at a time to one of two equal trees.
 
+#![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
+
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -116,4 +118,73 @@ fn every_field_is_compared() {
         fs::remove_file(root.join("d/empty")).unwrap();
         fs::create_dir(root.join("d/empty")).unwrap();
     });
+}
+
+#[test]
+fn digests_without_entries_are_refused() {
+    compare(&b""[..], &b""[..], Options::default()).unwrap_err();
+}
+
+#[test]
+fn nanoseconds_are_compared() {
+    expect_field("mtime", |root| {
+        let time = rustix::fs::Timespec {
+            tv_sec: 1_000_000_000,
+            tv_nsec: 6,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            root.join("d/empty"),
+            &times,
+            rustix::fs::AtFlags::empty(),
+        )
+        .unwrap();
+    });
+}
+
+#[test]
+fn acls_and_device_numbers_are_compared() {
+    // user::rw-,user:1000:r--,group::r--,mask::r--,other::r--
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 6, u32::MAX),
+        (0x02, 4, 1000),
+        (0x04, 4, u32::MAX),
+        (0x10, 4, u32::MAX),
+        (0x20, 4, u32::MAX),
+    ];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend_from_slice(&tag.to_le_bytes());
+        acl.extend_from_slice(&permissions.to_le_bytes());
+        acl.extend_from_slice(&id.to_le_bytes());
+    }
+    expect_field("ACLs", |root| {
+        xattr::set(root.join("d/empty"), "system.posix_acl_access", &acl).unwrap();
+    });
+    let node = |root: &Path, name: &str, minor| {
+        let (kind, mode) = (
+            rustix::fs::FileType::CharacterDevice,
+            rustix::fs::Mode::from(0o600),
+        );
+        let device = rustix::fs::makedev(1, minor);
+        rustix::fs::mknodat(rustix::fs::CWD, root.join(name), kind, mode, device).unwrap();
+    };
+    let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    node(left.path(), "device", 3);
+    node(right.path(), "device", 5);
+    let digests = [left.path(), right.path()].map(|root| {
+        let mut out = Vec::new();
+        digest(root, &HashSet::new(), &mut out).unwrap();
+        out
+    });
+    let result = compare(&digests[0][..], &digests[1][..], Options::default()).unwrap();
+    assert!(
+        result.differences.iter().any(|d| d.field == "rdev"),
+        "{:?}",
+        result.differences
+    );
 }

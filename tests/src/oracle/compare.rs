@@ -73,6 +73,11 @@ pub fn compare(left: impl BufRead, right: impl BufRead, options: Options) -> Res
     for path in right.keys() {
         result.add(missing(path, "missing", "there"), options);
     }
+    // Two digests that were never written would otherwise be the same; every tree has at least its root.
+    anyhow::ensure!(
+        result.entries > 0,
+        "the left digest holds no entry: it was not completed"
+    );
     Ok(result)
 }
 
