@@ -55,6 +55,7 @@ entries! {
     link_enter => names::link_enter[0];
     symlink_enter => names::symlink_enter[1, 3];
     rename_enter => names::rename_enter[0];
+    special_inode => names::special_inode[0];
     delete => names::delete[0];
     rename => names::rename[0, 1];
     exchange => names::exchange[0, 1];

@@ -278,6 +278,17 @@ pub(crate) fn rename_enter(data: u64) {
     }
 }
 
+/// A device or pipe is being made. In a rename it is the whiteout, which gets its name without any of the hooks for new names:
+/// the event of the rename says that it stands there, this one what it is.
+#[inline(always)]
+pub(crate) fn special_inode(inode: u64) {
+    let whiteout = note_of(note::RENAME).is_some_and(|noted| noted.a & RENAME_WHITEOUT != 0);
+    // btrfs numbers it later.
+    if whiteout && recorded(inode) && Reader::new().get::<u64>(inode + offset!(inode_ino)) != 0 {
+        crate::attributes::emit_bare(EventKind::Tmpfile, 0, inode);
+    }
+}
+
 /// unlink or rmdir has succeeded; the directory is still locked, the dentry still positive.
 #[inline(always)]
 pub(crate) fn delete(dentry: u64) {

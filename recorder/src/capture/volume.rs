@@ -80,6 +80,11 @@ impl Volume {
                 path.display()
             );
         }
+        ensure!(
+            fs_type != "btrfs" || !option("space_cache"),
+            "{} keeps its free-space cache in inodes that look like files of the volume: mount it once with space_cache=v2",
+            path.display()
+        );
         let Superblock { uuid, label } = Superblock::read(Path::new(source), fs_type)?;
         Ok(Self {
             mount_point: mount_point.clone(),
