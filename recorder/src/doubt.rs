@@ -12,6 +12,8 @@ use crate::decode::Decoded;
 
 /// Operations under way that are remembered; beyond, everything is in doubt.
 const UNDER_WAY_MAX: usize = 65536;
+/// O_DIRECT writes of one inode under way that are remembered; beyond, the inode is in doubt.
+const DIRECT_MAX: usize = 1024;
 /// FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE.
 const SHIFTING: u32 = 0x08 | 0x20;
 
@@ -51,7 +53,12 @@ pub(crate) struct Doubt {
 }
 
 fn whole(inode: InodeKey) -> Request {
-    Request::Snapshot { inode, scope: SnapshotScope::Whole, only_if_unmet: false, closes: None }
+    Request::Snapshot {
+        inode,
+        scope: SnapshotScope::Whole,
+        only_if_unmet: false,
+        closes: None,
+    }
 }
 
 impl Doubt {
@@ -60,7 +67,10 @@ impl Doubt {
         match &record.op {
             Op::BaseBegin => self.in_base = true,
             Op::BaseEnd { .. } => self.in_base = false,
-            Op::Snapshot { scope: SnapshotScope::Whole, .. } => {
+            Op::Snapshot {
+                scope: SnapshotScope::Whole,
+                ..
+            } => {
                 if self.is_under_way(record.inode) {
                     self.met.insert(record.inode);
                 }
@@ -76,13 +86,25 @@ impl Doubt {
 
     /// Looks at a captured event.
     pub(crate) fn event(&mut self, decoded: &Decoded, requests: &mut Vec<Request>) {
-        let Decoded { kind, flags, record, range } = decoded;
+        let Decoded {
+            kind,
+            flags,
+            record,
+            range,
+        } = decoded;
         let inode = record.inode;
         match (kind, range) {
             (EventKind::Fallocate | EventKind::Clone, _) => self.begins(record),
             (EventKind::DirectWrite, _) => {
                 if let Op::Write { offset, length, .. } = record.op {
-                    self.direct.entry(inode).or_default().push((offset, length));
+                    self.overlaps(inode, offset, length);
+                    let writes = self.direct.entry(inode).or_default();
+                    writes.push((offset, length));
+                    if writes.len() > DIRECT_MAX {
+                        // Their ends were missed, or there are too many to compare.
+                        writes.clear();
+                        requests.push(whole(inode));
+                    }
                     if self.open.contains_key(&inode) {
                         self.met.insert(inode);
                     }
@@ -101,11 +123,25 @@ impl Doubt {
                 }
                 self.settle(inode, requests);
             }
+            (EventKind::Write | EventKind::MapWrite, _) => {
+                if let Op::Write { offset, length, .. } = record.op {
+                    self.overlaps(inode, offset, length);
+                }
+            }
             _ => self.names(record, requests),
         }
-        let scope = if flags & event_flags::WANT_CONTENT != 0 { SnapshotScope::Whole } else { SnapshotScope::Attributes };
+        let scope = if flags & event_flags::WANT_CONTENT != 0 {
+            SnapshotScope::Whole
+        } else {
+            SnapshotScope::Attributes
+        };
         if flags & (event_flags::HAS_ACL | event_flags::WANT_ATTRS | event_flags::WANT_CONTENT) != 0 {
-            requests.push(Request::Snapshot { inode, scope, only_if_unmet: false, closes: None });
+            requests.push(Request::Snapshot {
+                inode,
+                scope,
+                only_if_unmet: false,
+                closes: None,
+            });
         }
         if let (Op::Rename { from, .. }, true) = (&record.op, flags & event_flags::WHITEOUT != 0) {
             requests.push(whole(from.parent));
@@ -118,7 +154,22 @@ impl Doubt {
     }
 
     fn is_under_way(&self, inode: InodeKey) -> bool {
-        self.direct.get(&inode).is_some_and(|writes| !writes.is_empty()) || self.ranges.values().any(|busy| *busy == inode)
+        self.direct.get(&inode).is_some_and(|writes| !writes.is_empty())
+            || self.ranges.values().any(|busy| *busy == inode)
+    }
+
+    /// Which of two writes reaches the disk last is not known while one of them is direct and under way.
+    fn overlaps(&mut self, inode: InodeKey, offset: u64, length: u64) {
+        let Some(writes) = self.direct.get(&inode) else {
+            return;
+        };
+        let end = offset.saturating_add(length);
+        if writes
+            .iter()
+            .any(|&(start, bytes)| start < end && offset < start.saturating_add(bytes))
+        {
+            self.met.insert(inode);
+        }
     }
 
     /// An operation that took its number before it acts.
@@ -129,17 +180,28 @@ impl Doubt {
             Op::Clone { source, .. } => Some(source),
             _ => None,
         };
-        if self.open.contains_key(&record.inode) || (!harmless && source.is_some_and(|source| self.open.contains_key(&source))) {
+        if self.open.contains_key(&record.inode)
+            || (!harmless && source.is_some_and(|source| self.open.contains_key(&source)))
+        {
             self.met.insert(record.inode);
         }
     }
 
-    fn direct_ends(&mut self, inode: InodeKey, offset: u64, length: u64, result: i64, requests: &mut Vec<Request>) {
+    fn direct_ends(
+        &mut self,
+        inode: InodeKey,
+        offset: u64,
+        length: u64,
+        result: i64,
+        requests: &mut Vec<Request>,
+    ) {
         if let Some(writes) = self.direct.get_mut(&inode) {
             if result < 0 {
                 writes.clear();
             } else {
-                writes.retain(|&(start, bytes)| start < offset || start + bytes > offset.saturating_add(length));
+                writes.retain(|&(start, bytes)| {
+                    start < offset || start.saturating_add(bytes) > offset.saturating_add(length)
+                });
             }
             if writes.is_empty() {
                 self.direct.remove(&inode);
@@ -167,7 +229,12 @@ impl Doubt {
             return;
         }
         let mut unmet = |inode| {
-            requests.push(Request::Snapshot { inode, scope: SnapshotScope::Whole, only_if_unmet: true, closes: None });
+            requests.push(Request::Snapshot {
+                inode,
+                scope: SnapshotScope::Whole,
+                only_if_unmet: true,
+                closes: None,
+            });
         };
         match &record.op {
             Op::Rename { .. } | Op::Link { .. } => unmet(record.inode),

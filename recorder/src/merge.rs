@@ -32,7 +32,15 @@ impl Merger {
 }
 
 fn joins(held: &Record, next: &Record) -> bool {
-    let (Op::Write { offset, data, .. }, Op::Write { offset: next_offset, data: next_data, .. }) = (&held.op, &next.op) else {
+    let (
+        Op::Write { offset, data, .. },
+        Op::Write {
+            offset: next_offset,
+            data: next_data,
+            ..
+        },
+    ) = (&held.op, &next.op)
+    else {
         return false;
     };
     held.inode == next.inode
@@ -45,7 +53,13 @@ fn joins(held: &Record, next: &Record) -> bool {
 }
 
 fn join(held: &mut Record, next: Record) {
-    let Record { last_seq, time_ns, attributes, op, .. } = next;
+    let Record {
+        last_seq,
+        time_ns,
+        attributes,
+        op,
+        ..
+    } = next;
     if let (Op::Write { data, length, .. }, Op::Write { data: more, .. }) = (&mut held.op, op) {
         data.extend_from_slice(&more);
         *length = data.len() as u64;
@@ -70,13 +84,20 @@ mod tests {
             attributes: Attributes::default(),
             from_snapshot: false,
             actor: Actor::default(),
-            op: Op::Write { offset, data: data.to_vec(), length: data.len() as u64 },
+            op: Op::Write {
+                offset,
+                data: data.to_vec(),
+                length: data.len() as u64,
+            },
         }
     }
 
     fn merged(records: Vec<Record>) -> Vec<(u64, u64, u64)> {
         let mut merger = Merger::default();
-        let mut out: Vec<Record> = records.into_iter().filter_map(|record| merger.push(record)).collect();
+        let mut out: Vec<Record> = records
+            .into_iter()
+            .filter_map(|record| merger.push(record))
+            .collect();
         out.extend(merger.finish());
         out.iter()
             .map(|record| match &record.op {
@@ -88,12 +109,31 @@ mod tests {
 
     #[test]
     fn only_direct_successors_are_merged() {
-        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 2, b"c")]), [(1, 2, 3)]);
-        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(3, 9, 2, b"c")]), [(1, 1, 2), (3, 3, 1)], "a number between");
-        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 8, 2, b"c")]), [(1, 1, 2), (2, 2, 1)], "another inode");
-        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 1, b"c")]), [(1, 1, 2), (2, 2, 1)], "an overlap");
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 2, b"c")]),
+            [(1, 2, 3)]
+        );
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), write(3, 9, 2, b"c")]),
+            [(1, 1, 2), (3, 3, 1)],
+            "a number between"
+        );
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), write(2, 8, 2, b"c")]),
+            [(1, 1, 2), (2, 2, 1)],
+            "another inode"
+        );
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 1, b"c")]),
+            [(1, 1, 2), (2, 2, 1)],
+            "an overlap"
+        );
         let mut mark = write(2, 9, 2, b"");
         mark.op = Op::Mark { name: "m".into() };
-        assert_eq!(merged(vec![write(1, 9, 0, b"ab"), mark, write(3, 9, 2, b"c")]).len(), 3, "a mark");
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), mark, write(3, 9, 2, b"c")]).len(),
+            3,
+            "a mark"
+        );
     }
 }

@@ -5,20 +5,6 @@
 
 use std::collections::BTreeMap;
 
-/// What comes out, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Ordered<T> {
-    /// The next item.
-    Item(T),
-    /// These numbers will not come.
-    Missing {
-        /// First lost number.
-        first_seq: u64,
-        /// Last lost number.
-        last_seq: u64,
-    },
-}
-
 /// The window of items that came before their turn.
 pub(crate) struct Window<T> {
     next_seq: u64,
@@ -29,7 +15,11 @@ pub(crate) struct Window<T> {
 impl<T> Window<T> {
     /// Begins at a number; what came before it does not count.
     pub(crate) fn new(next_seq: u64) -> Self {
-        Self { next_seq, early: BTreeMap::new(), bytes: 0 }
+        Self {
+            next_seq,
+            early: BTreeMap::new(),
+            bytes: 0,
+        }
     }
 
     /// Everything below is out.
@@ -76,11 +66,11 @@ impl<T> Window<T> {
         (first > self.next_seq).then(|| (self.next_seq, first - 1))
     }
 
-    /// Gives up the missing numbers up to `last_seq`, which must lie in the gap.
-    pub(crate) fn give_up(&mut self, last_seq: u64) -> Ordered<T> {
+    /// Gives up the missing numbers up to `last_seq`, which must lie in the gap; returns the first and the last of them.
+    pub(crate) fn give_up(&mut self, last_seq: u64) -> (u64, u64) {
         let first_seq = self.next_seq;
         self.next_seq = last_seq + 1;
-        Ordered::Missing { first_seq, last_seq }
+        (first_seq, last_seq)
     }
 }
 
@@ -112,7 +102,7 @@ mod tests {
         assert!(window.push(4, 1, 'd'));
         assert_eq!(window.pop(), None);
         assert_eq!(window.gap(), Some((1, 3)));
-        assert_eq!(window.give_up(3), Ordered::Missing { first_seq: 1, last_seq: 3 });
+        assert_eq!(window.give_up(3), (1, 3));
         assert!(!window.push(2, 1, 'b'), "too late");
         assert_eq!(window.pop(), Some('d'));
         assert_eq!(window.gap(), None);

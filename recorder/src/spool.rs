@@ -3,7 +3,6 @@
 //! Owns files of frames, appended by one lock and read in order by one reader. A frame is whole and checksummed or it is not there.
 //! It does not know what a frame holds, but for the sequence number that its writer states.
 
-use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -71,6 +70,8 @@ pub(crate) struct Spool {
     buffer: Vec<u8>,
     /// Files that are there, the current one included.
     files: u64,
+    /// Files that are complete and not synced yet.
+    unsynced: Vec<File>,
 }
 
 /// How far the spool is written: file and offset in it.
@@ -88,16 +89,30 @@ impl Spool {
     /// # Errors
     /// A directory that cannot be used, or too little room for one file.
     pub(crate) fn create(dir: &Path, bytes_max: u64) -> Result<Self> {
-        ensure!(bytes_max >= 4 * FILE_BYTES, "the spool needs at least {} MiB", (4 * FILE_BYTES) >> 20);
+        ensure!(
+            bytes_max >= 4 * FILE_BYTES,
+            "the spool needs at least {} MiB",
+            (4 * FILE_BYTES) >> 20
+        );
         for entry in fs::read_dir(dir).with_context(|| format!("read spool {}", dir.display()))? {
             let entry = entry.with_context(|| format!("read spool {}", dir.display()))?;
             if entry.file_name().to_string_lossy().starts_with("spool-") {
-                fs::remove_file(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("remove {}", entry.path().display()))?;
             }
         }
         let current = new_file(dir, 1)?;
         let (dir, buffer) = (dir.to_owned(), Vec::with_capacity(2 * BUFFER_BYTES));
-        Ok(Self { dir, bytes_max, current, index: 1, offset: 0, buffer, files: 1 })
+        Ok(Self {
+            dir,
+            bytes_max,
+            current,
+            index: 1,
+            offset: 0,
+            buffer,
+            files: 1,
+            unsynced: Vec::new(),
+        })
     }
 
     /// Bytes of disk taken.
@@ -107,7 +122,8 @@ impl Spool {
 
     /// Whether nothing more may be appended.
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes() >= self.bytes_max && self.offset + self.buffer.len() as u64 + (BUFFER_BYTES * 8) as u64 > FILE_BYTES
+        self.bytes() >= self.bytes_max
+            && self.offset + self.buffer.len() as u64 + (BUFFER_BYTES * 8) as u64 > FILE_BYTES
     }
 
     /// Whether own records should wait, so that events find room.
@@ -121,14 +137,18 @@ impl Spool {
     /// A payload that is too long, or a failing disk.
     pub(crate) fn append(&mut self, kind: FrameKind, parts: &[&[u8]]) -> Result<()> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
-        ensure!(length <= PAYLOAD_BYTES_MAX, "a frame of {length} bytes is too long for the spool");
+        ensure!(
+            length <= PAYLOAD_BYTES_MAX,
+            "a frame of {length} bytes is too long for the spool"
+        );
         if self.offset + (self.buffer.len() + HEADER_BYTES + length) as u64 > FILE_BYTES {
             self.next_file()?;
         }
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&MAGIC.to_le_bytes());
         self.buffer.extend_from_slice(&kind.code().to_le_bytes());
-        self.buffer.extend_from_slice(&u32::try_from(length).context("frame length")?.to_le_bytes());
+        self.buffer
+            .extend_from_slice(&u32::try_from(length).context("frame length")?.to_le_bytes());
         self.buffer.extend_from_slice(&[0; 4]);
         for part in parts {
             self.buffer.extend_from_slice(part);
@@ -148,11 +168,16 @@ impl Spool {
     pub(crate) fn write(&mut self) -> Result<Position> {
         if !self.buffer.is_empty() {
             let path = || format!("write {}", file_path(&self.dir, self.index).display());
-            self.current.write_all_at(&self.buffer, self.offset).with_context(path)?;
+            self.current
+                .write_all_at(&self.buffer, self.offset)
+                .with_context(path)?;
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
         }
-        Ok(Position { file: self.index, offset: self.offset })
+        Ok(Position {
+            file: self.index,
+            offset: self.offset,
+        })
     }
 
     /// The file that is being written, to be synced without holding the spool.
@@ -160,15 +185,23 @@ impl Spool {
     /// # Errors
     /// No more descriptors.
     pub(crate) fn current_file(&self) -> Result<File> {
-        self.current.try_clone().context("duplicate the spool's descriptor")
+        self.current
+            .try_clone()
+            .context("duplicate the spool's descriptor")
+    }
+
+    /// Files that were completed since the last call, to be synced without holding the spool.
+    pub(crate) fn take_unsynced(&mut self) -> Vec<File> {
+        std::mem::take(&mut self.unsynced)
     }
 
     fn next_file(&mut self) -> Result<()> {
         self.write()?;
         self.current.set_len(self.offset).context("cut a spool file")?;
-        self.current.sync_data().context("sync a spool file")?;
+        let next = new_file(&self.dir, self.index + 1)?;
+        // Synced by the commit thread: the ring must not wait for a disk.
+        self.unsynced.push(std::mem::replace(&mut self.current, next));
         self.index += 1;
-        self.current = new_file(&self.dir, self.index)?;
         self.offset = 0;
         self.files += 1;
         Ok(())
@@ -191,11 +224,17 @@ impl Spool {
 
 fn new_file(dir: &Path, index: u64) -> Result<File> {
     let path = file_path(dir, index);
-    let file =
-        File::options().read(true).write(true).create_new(true).open(&path).with_context(|| format!("create {}", path.display()))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .with_context(|| format!("create {}", path.display()))?;
     match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, FILE_BYTES) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(file),
-        Err(error) => Err(io::Error::from(error)).with_context(|| format!("make room for {}", path.display())),
+        Err(error) => {
+            Err(io::Error::from(error)).with_context(|| format!("make room for {}", path.display()))
+        }
     }
 }
 
@@ -214,13 +253,21 @@ pub(crate) struct SpoolReader {
     dir: PathBuf,
     at: Position,
     file: Option<File>,
-    ahead: VecDeque<u8>,
+    /// Bytes read and not parsed begin at `parsed`.
+    ahead: Vec<u8>,
+    parsed: usize,
 }
 
 impl SpoolReader {
     /// Reads from the beginning.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), at: Position { file: 1, offset: 0 }, file: None, ahead: VecDeque::new() }
+        Self {
+            dir: dir.to_owned(),
+            at: Position { file: 1, offset: 0 },
+            file: None,
+            ahead: Vec::new(),
+            parsed: 0,
+        }
     }
 
     /// The file that is being read.
@@ -237,12 +284,19 @@ impl SpoolReader {
             if self.at >= end {
                 return Ok(None);
             }
-            let limit = if self.at.file < end.file { None } else { Some(end.offset) };
-            if self.ahead.is_empty() && !self.read_ahead(limit)? {
+            let limit = if self.at.file < end.file {
+                None
+            } else {
+                Some(end.offset)
+            };
+            if self.unparsed() == 0 && !self.read_ahead(limit)? {
                 if limit.is_some() {
                     return Ok(None);
                 }
-                self.at = Position { file: self.at.file + 1, offset: 0 };
+                self.at = Position {
+                    file: self.at.file + 1,
+                    offset: 0,
+                };
                 self.file = None;
                 continue;
             }
@@ -253,38 +307,66 @@ impl SpoolReader {
     /// Reads the next part of the file, up to `limit`; whether there was any.
     fn read_ahead(&mut self, limit: Option<u64>) -> Result<bool> {
         let path = file_path(&self.dir, self.at.file);
+        let from = self.at.offset + self.unparsed() as u64;
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(File::open(&path).with_context(|| format!("open {}", path.display()))?),
         };
-        let from = self.at.offset + self.ahead.len() as u64;
-        let room = limit.map_or(BUFFER_BYTES as u64, |limit| limit.saturating_sub(from).min(BUFFER_BYTES as u64));
-        let mut part = vec![0; usize::try_from(room).context("part of the spool")?];
-        let got = file.read_at(&mut part, from).with_context(|| format!("read {}", path.display()))?;
-        self.ahead.extend(&part[..got]);
+        let room = limit.map_or(BUFFER_BYTES as u64, |limit| {
+            limit.saturating_sub(from).min(BUFFER_BYTES as u64)
+        });
+        self.ahead.drain(..self.parsed);
+        self.parsed = 0;
+        let held = self.ahead.len();
+        self.ahead
+            .resize(held + usize::try_from(room).context("part of the spool")?, 0);
+        let got = file
+            .read_at(&mut self.ahead[held..], from)
+            .with_context(|| format!("read {}", path.display()))?;
+        self.ahead.truncate(held + got);
         Ok(got > 0)
     }
 
+    fn unparsed(&self) -> usize {
+        self.ahead.len() - self.parsed
+    }
+
     fn fill(&mut self, bytes: usize, limit: Option<u64>) -> Result<()> {
-        while self.ahead.len() < bytes {
-            ensure!(self.read_ahead(limit)?, "the spool ends within a frame at {:?}", self.at);
+        while self.unparsed() < bytes {
+            ensure!(
+                self.read_ahead(limit)?,
+                "the spool ends within a frame at {:?}",
+                self.at
+            );
         }
         Ok(())
     }
 
     fn parse(&mut self, limit: Option<u64>) -> Result<Frame> {
         self.fill(HEADER_BYTES, limit)?;
-        let header: Vec<u8> = self.ahead.drain(..HEADER_BYTES).collect();
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let mut header = [0; HEADER_BYTES];
+        header.copy_from_slice(&self.ahead[self.parsed..self.parsed + HEADER_BYTES]);
+        self.parsed += HEADER_BYTES;
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let (code, length, crc) = (word(4), word(8) as usize, word(12));
         let kind = FrameKind::from_code(code).filter(|_| word(0) == MAGIC && length <= PAYLOAD_BYTES_MAX);
         let kind = kind.with_context(|| format!("the spool holds no frame at {:?}", self.at))?;
         self.at.offset += HEADER_BYTES as u64;
         self.fill(length, limit)?;
-        let payload: Vec<u8> = self.ahead.drain(..length).collect();
-        ensure!(checksum(code, &payload) == crc, "the spool's frame before {:?} is damaged", self.at);
+        let payload = self.ahead[self.parsed..self.parsed + length].to_vec();
+        self.parsed += length;
+        ensure!(
+            checksum(code, &payload) == crc,
+            "the spool's frame before {:?} is damaged",
+            self.at
+        );
         self.at.offset += length as u64;
-        Ok(Frame { kind, payload, file: self.at.file })
+        Ok(Frame {
+            kind,
+            payload,
+            file: self.at.file,
+        })
     }
 }
 
@@ -298,7 +380,16 @@ mod tests {
         let mut spool = Spool::create(dir.path(), 16 * FILE_BYTES).unwrap();
         let payload = |i: u32| vec![u8::try_from(i % 251).unwrap(); 1_000_000 + i as usize];
         for i in 0..150 {
-            spool.append(if i % 2 == 0 { FrameKind::Event } else { FrameKind::Own }, &[&payload(i)[..7], &payload(i)[7..]]).unwrap();
+            spool
+                .append(
+                    if i % 2 == 0 {
+                        FrameKind::Event
+                    } else {
+                        FrameKind::Own
+                    },
+                    &[&payload(i)[..7], &payload(i)[7..]],
+                )
+                .unwrap();
         }
         let end = spool.write().unwrap();
         assert!(end.file > 2);

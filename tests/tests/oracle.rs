@@ -90,19 +90,19 @@ fn every_field_is_compared() {
     expect_field("size", |root| fs::write(root.join("d/empty"), b"x").unwrap());
     expect_field("mtime", |root| set_mtime(&root.join("d/empty"), 1_000_000_001));
     expect_field("mode", |root| {
-        fs::set_permissions(root.join("d/empty"), fs::Permissions::from_mode(0o4711)).unwrap()
+        fs::set_permissions(root.join("d/empty"), fs::Permissions::from_mode(0o4711)).unwrap();
     });
     expect_field("xattrs", |root| {
-        xattr::set(root.join("d/file"), "user.colour", b"blue").unwrap()
+        xattr::set(root.join("d/file"), "user.colour", b"blue").unwrap();
     });
     expect_field("xattrs", |root| {
-        xattr::set(root.join("d"), "user.more", b"").unwrap()
+        xattr::set(root.join("d"), "user.more", b"").unwrap();
     });
     expect_field("uid", |root| {
-        std::os::unix::fs::chown(root.join("d/empty"), Some(1), None).unwrap()
+        std::os::unix::fs::chown(root.join("d/empty"), Some(1), None).unwrap();
     });
     expect_field("gid", |root| {
-        std::os::unix::fs::chown(root.join("d/empty"), None, Some(1)).unwrap()
+        std::os::unix::fs::chown(root.join("d/empty"), None, Some(1)).unwrap();
     });
     expect_field("entry", |root| fs::remove_file(root.join("d/empty")).unwrap());
     expect_field("entry", |root| fs::write(root.join("more"), b"").unwrap());

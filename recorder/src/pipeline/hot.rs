@@ -35,11 +35,15 @@ impl Drain {
             let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
             if lock(&self.shared.spool).spool.is_full() {
                 if !said_full {
-                    tracing::warn!("the spool is full: events wait in the ring, and are lost as holes when that is full too");
+                    tracing::warn!(
+                        "the spool is full: events wait in the ring, and are lost as holes when that is full too"
+                    );
                     said_full = true;
                 }
                 self.shared.check()?;
-                self.shared.ring_fill_bytes.store(self.ring.fill_bytes(), Ordering::Relaxed);
+                self.shared
+                    .ring_fill_bytes
+                    .store(self.ring.fill_bytes(), Ordering::Relaxed);
                 std::thread::sleep(GATHER * 4);
                 continue;
             }
@@ -49,7 +53,10 @@ impl Drain {
                 if stopping {
                     return Ok(());
                 }
-                let timeout = Timespec { tv_sec: 0, tv_nsec: POLL_NS };
+                let timeout = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: POLL_NS,
+                };
                 match poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(error).context("wait for the ring"),
@@ -83,7 +90,9 @@ impl Drain {
             self.shared.news.notify_all();
         }
         drop(state);
-        self.shared.ring_fill_bytes.store(self.ring.fill_bytes(), Ordering::Relaxed);
+        self.shared
+            .ring_fill_bytes
+            .store(self.ring.fill_bytes(), Ordering::Relaxed);
         Ok(taken)
     }
 }
@@ -93,11 +102,18 @@ pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
     let mut synced_seq = 0;
     loop {
         let stopping = shared.stop_hot.load(Ordering::SeqCst);
-        let (file, seq) = {
+        let (complete, file, seq) = {
             let mut state = lock(&shared.spool);
             state.written = state.spool.write()?;
-            (state.spool.current_file()?, state.appended_seq)
+            (
+                state.spool.take_unsynced(),
+                state.spool.current_file()?,
+                state.appended_seq,
+            )
         };
+        for file in complete {
+            file.sync_data().context("sync a spool file")?;
+        }
         if seq > synced_seq {
             file.sync_data().context("sync the spool")?;
             synced_seq = seq;

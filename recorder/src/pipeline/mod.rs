@@ -5,11 +5,12 @@
 
 mod cold;
 mod hot;
+mod requests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,13 +21,17 @@ use journal::record::{Op, Record};
 use journal::store::Store;
 
 use crate::capture::{Counters, Lost, Ring, Sequence};
+use crate::cli::exit::coded;
 pub(crate) use crate::doubt::Request;
 use crate::spool::{FrameKind, PAYLOAD_BYTES_MAX, Position, Spool};
+use requests::Requests;
 
 /// Requests that may wait; beyond, one for everything takes their place.
 const REQUESTS_MAX: usize = 65536;
 /// How often a waiting thread looks whether the pipeline still runs.
 const WAIT: Duration = Duration::from_millis(100);
+/// How long a medium may refuse before a flush gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How to run a pipeline.
 pub(crate) struct PipelineOptions {
@@ -71,8 +76,6 @@ pub(crate) struct PipelineStatus {
     pub(crate) bytes_written: u64,
     /// Sealed segments.
     pub(crate) segments: u64,
-    /// Records in them.
-    pub(crate) records: u64,
     /// Holes that are not repaired.
     pub(crate) holes_open: u64,
     /// Why it does not go on, or what it waits for.
@@ -99,6 +102,11 @@ struct Shared {
     outstanding: Mutex<BTreeSet<u64>>,
     sequence: Sequence,
     epoch: AtomicU64,
+    /// Everything up to here was looked at, and what that asked for is sent.
+    passed_seq: AtomicU64,
+    /// Requests sent, and answered.
+    requests_sent: AtomicU64,
+    requests_served: AtomicU64,
     /// Seal when everything up to here has passed.
     flush_seq: AtomicU64,
     spooled_seq: AtomicU64,
@@ -108,7 +116,6 @@ struct Shared {
     bytes_captured: AtomicU64,
     bytes_written: AtomicU64,
     segments: AtomicU64,
-    records: AtomicU64,
     holes_open: AtomicU64,
     /// The hot thread drains what is left and ends.
     stop_hot: AtomicBool,
@@ -117,7 +124,16 @@ struct Shared {
     /// Why a thread ended.
     failed: Mutex<Option<String>>,
     /// What the cold thread waits for.
-    waits: Mutex<Option<String>>,
+    waits: Mutex<Option<Waits>>,
+}
+
+/// What the cold thread waits for.
+#[derive(Clone)]
+struct Waits {
+    since: Instant,
+    why: String,
+    /// For the command line.
+    exit_code: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,7 +157,10 @@ impl Shared {
 
     /// Waits for news, for a while, without the spool being held by others.
     fn wait<'a>(&self, spool: MutexGuard<'a, SpoolState>) -> MutexGuard<'a, SpoolState> {
-        self.news.wait_timeout(spool, WAIT).unwrap_or_else(PoisonError::into_inner).0
+        self.news
+            .wait_timeout(spool, WAIT)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 }
 
@@ -188,9 +207,15 @@ impl Handle {
         let mut state = lock(&self.shared.spool);
         for record in &records {
             let (head, data) = encode_own(record)?;
-            ensure!(head.len() + data.len() + 4 <= PAYLOAD_BYTES_MAX, "a record of {} bytes is too long", data.len());
+            ensure!(
+                head.len() + data.len() + 4 <= PAYLOAD_BYTES_MAX,
+                "a record of {} bytes is too long",
+                data.len()
+            );
             let length = u32::try_from(head.len()).context("length of a record's head")?;
-            state.spool.append(FrameKind::Own, &[&length.to_le_bytes(), &head, data])?;
+            state
+                .spool
+                .append(FrameKind::Own, &[&length.to_le_bytes(), &head, data])?;
             state.appended_seq = state.appended_seq.max(record.seq);
         }
         state.written = state.spool.write()?;
@@ -211,11 +236,71 @@ impl Handle {
             self.shared.check()?;
             if Instant::now() >= end {
                 let waits = lock(&self.shared.waits).clone();
-                return Err(anyhow!("not on the medium yet: {}", waits.unwrap_or_else(|| "it is slow".to_owned())));
+                return Err(anyhow!(
+                    "not on the medium yet: {}",
+                    waits.map_or_else(|| "it is slow".to_owned(), |waits| waits.why)
+                ));
             }
             state = self.shared.wait(state);
         }
         Ok(())
+    }
+
+    /// As [`Handle::flush`], but fails as soon as the medium has refused everything for [`PATIENCE`].
+    ///
+    /// # Errors
+    /// Also with the exit code of the medium's trouble.
+    pub(crate) fn flush_or_say(&self, seq: u64, timeout: Duration) -> Result<()> {
+        let end = Instant::now() + timeout;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.flush(seq, left.min(PATIENCE)) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    self.shared.check()?;
+                    let waits = lock(&self.shared.waits).clone();
+                    if let Some(Waits { exit_code, why, .. }) =
+                        waits.filter(|waits| waits.since.elapsed() >= PATIENCE)
+                    {
+                        return Err(coded(exit_code, format!("not on the medium yet: {why}")));
+                    }
+                    if Instant::now() >= end {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Requests that were sent so far, where all of them are answered.
+    pub(crate) fn all_served(&self) -> Option<u64> {
+        let served = self.shared.requests_served.load(Ordering::SeqCst);
+        let sent = self.shared.requests_sent.load(Ordering::SeqCst);
+        (served >= sent).then_some(sent)
+    }
+
+    /// To be called when the records that answer a request are submitted.
+    pub(crate) fn served(&self) {
+        self.shared.requests_served.fetch_add(1, Ordering::SeqCst);
+        self.shared.news.notify_all();
+    }
+
+    /// Waits until everything up to `seq` was looked at and what it asked for is answered; false where that did not come in time, or
+    /// cannot because the medium is not there.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped.
+    pub(crate) fn settle(&self, seq: u64, timeout: Duration) -> Result<bool> {
+        let end = Instant::now() + timeout;
+        let mut state = lock(&self.shared.spool);
+        while self.shared.passed_seq.load(Ordering::SeqCst) < seq || self.all_served().is_none() {
+            self.shared.check()?;
+            if Instant::now() >= end || lock(&self.shared.waits).is_some() {
+                return Ok(false);
+            }
+            state = self.shared.wait(state);
+        }
+        Ok(true)
     }
 
     /// Why the pipeline has stopped, if it has. Waiting for a medium is no stop.
@@ -227,7 +312,9 @@ impl Handle {
     pub(crate) fn status(&self) -> PipelineStatus {
         let shared = &self.shared;
         let number = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let error = lock(&shared.failed).clone().or_else(|| lock(&shared.waits).clone());
+        let error = lock(&shared.failed)
+            .clone()
+            .or_else(|| lock(&shared.waits).clone().map(|waits| waits.why));
         PipelineStatus {
             captured_seq: shared.sequence.peek().saturating_sub(1),
             spooled_seq: number(&shared.spooled_seq),
@@ -238,7 +325,6 @@ impl Handle {
             bytes_captured: number(&shared.bytes_captured),
             bytes_written: number(&shared.bytes_written),
             segments: number(&shared.segments),
-            records: number(&shared.records),
             holes_open: number(&shared.holes_open),
             error,
         }
@@ -248,8 +334,17 @@ impl Handle {
 /// An own record as bytes: everything but the data of a write, and that data.
 fn encode_own(record: &Record) -> Result<(Vec<u8>, &[u8])> {
     if let Op::Write { offset, data, length } = &record.op {
-        let op = Op::Write { offset: *offset, data: Vec::new(), length: *length };
-        let head = Record { op, actor: record.actor.clone(), attributes: record.attributes.clone(), ..*record };
+        let op = Op::Write {
+            offset: *offset,
+            data: Vec::new(),
+            length: *length,
+        };
+        let head = Record {
+            op,
+            actor: record.actor.clone(),
+            attributes: record.attributes.clone(),
+            ..*record
+        };
         Ok((postcard::to_stdvec(&head).context("encode a record")?, data))
     } else {
         Ok((postcard::to_stdvec(record).context("encode a record")?, &[]))
@@ -258,9 +353,13 @@ fn encode_own(record: &Record) -> Result<(Vec<u8>, &[u8])> {
 
 /// The record of an own frame.
 fn decode_own(payload: &[u8]) -> Result<Record> {
-    let (length, rest) = payload.split_first_chunk::<4>().context("an own record is cut short")?;
+    let (length, rest) = payload
+        .split_first_chunk::<4>()
+        .context("an own record is cut short")?;
     let length = u32::from_le_bytes(*length) as usize;
-    let (head, bytes) = rest.split_at_checked(length).context("an own record is cut short")?;
+    let (head, bytes) = rest
+        .split_at_checked(length)
+        .context("an own record is cut short")?;
     let mut record: Record = postcard::from_bytes(head).context("decode a record")?;
     if let Op::Write { data, .. } = &mut record.op {
         bytes.clone_into(data);
@@ -268,25 +367,12 @@ fn decode_own(payload: &[u8]) -> Result<Record> {
     Ok(record)
 }
 
-/// Requests on their way to whoever answers them: bounded, each waiting once.
-struct Requests {
-    sender: SyncSender<Request>,
-    /// One for everything could not be sent yet.
-    everything_owed: bool,
-}
-
-impl Requests {
-    fn send(&mut self, requests: &mut Vec<Request>) {
-        let mut seen = HashSet::new();
-        for request in requests.drain(..) {
-            if seen.insert(request) && matches!(self.sender.try_send(request), Err(TrySendError::Full(_))) {
-                self.everything_owed = true;
-            }
-        }
-        if self.everything_owed && self.sender.try_send(Request::Everything { closes: None }).is_ok() {
-            self.everything_owed = false;
-        }
-    }
+/// The number of an own frame: the first field of its record.
+fn seq_of_own(payload: &[u8]) -> Result<u64> {
+    let head = payload.get(4..).context("an own record is cut short")?;
+    Ok(postcard::take_from_bytes(head)
+        .context("decode a record's number")?
+        .0)
 }
 
 /// The running pipeline of one volume.
@@ -318,10 +404,18 @@ impl Pipeline {
         let writer = journal::Writer::open(store, volume).context("continue the journal on the medium")?;
         let written = Position { file: 1, offset: 0 };
         let shared = Arc::new(Shared {
-            spool: Mutex::new(SpoolState { spool, oldest: 1, written, appended_seq: 0 }),
+            spool: Mutex::new(SpoolState {
+                spool,
+                oldest: 1,
+                written,
+                appended_seq: 0,
+            }),
             news: Condvar::new(),
             outstanding: Mutex::default(),
             epoch: AtomicU64::new(writer.epoch()),
+            passed_seq: AtomicU64::new(0),
+            requests_sent: AtomicU64::new(0),
+            requests_served: AtomicU64::new(0),
             flush_seq: AtomicU64::new(0),
             spooled_seq: AtomicU64::new(0),
             durable_seq: AtomicU64::new(0),
@@ -330,7 +424,6 @@ impl Pipeline {
             bytes_captured: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             segments: AtomicU64::new(0),
-            records: AtomicU64::new(0),
             holes_open: AtomicU64::new(0),
             stop_hot: AtomicBool::new(false),
             stop_cold: AtomicBool::new(false),
@@ -339,27 +432,43 @@ impl Pipeline {
             sequence,
         });
         let (sender, receiver) = sync_channel(REQUESTS_MAX);
-        let requests = Requests { sender, everything_owed: false };
+        let requests = Requests::new(sender);
         let first_seq = shared.sequence.peek();
         let cold = cold::Cold::new(
             Arc::clone(&shared),
-            cold::Options { spool_dir, segment_bytes_target, first_seq, counters, lost },
+            cold::Options {
+                spool_dir,
+                segment_bytes_target,
+                first_seq,
+                counters,
+                lost,
+            },
             writer,
             requests,
         );
-        let drain = hot::Drain { shared: Arc::clone(&shared), ring };
+        let drain = hot::Drain {
+            shared: Arc::clone(&shared),
+            ring,
+        };
         let sync = Arc::clone(&shared);
         let hot = vec![
             spawn("drain", &shared, move || drain.run())?,
             spawn("spool-sync", &shared, move || hot::sync_spool(&sync))?,
         ];
         let cold = Some(spawn("cold", &shared, move || cold.run())?);
-        Ok(Self { shared, requests: Some(receiver), hot, cold })
+        Ok(Self {
+            shared,
+            requests: Some(receiver),
+            hot,
+            cold,
+        })
     }
 
     /// A way in.
     pub(crate) fn handle(&self) -> Handle {
-        Handle { shared: Arc::clone(&self.shared) }
+        Handle {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Where requests come out; there is one receiver.
@@ -367,7 +476,9 @@ impl Pipeline {
     /// # Errors
     /// When it was taken before.
     pub(crate) fn take_requests(&mut self) -> Result<Receiver<Request>> {
-        self.requests.take().context("the requests have their receiver already")
+        self.requests
+            .take()
+            .context("the requests have their receiver already")
     }
 
     /// Drains the ring, brings everything onto the medium, ends the threads.
@@ -378,7 +489,9 @@ impl Pipeline {
         self.shared.stop_hot.store(true, Ordering::SeqCst);
         self.shared.news.notify_all();
         for thread in self.hot.drain(..) {
-            thread.join().map_err(|_| anyhow!("a thread of the hot path panicked"))?;
+            thread
+                .join()
+                .map_err(|_| anyhow!("a thread of the hot path panicked"))?;
         }
         self.shared.stop_cold.store(true, Ordering::SeqCst);
         self.shared.news.notify_all();
@@ -390,14 +503,20 @@ impl Pipeline {
 }
 
 /// Starts a thread whose end by error or panic is recorded.
-fn spawn(name: &'static str, shared: &Arc<Shared>, run: impl FnOnce() -> Result<()> + Send + 'static) -> Result<JoinHandle<()>> {
+fn spawn(
+    name: &'static str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<JoinHandle<()>> {
     let shared = Arc::clone(shared);
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => shared.fail(format!("{name}: {error:#}")),
-            Err(_) => shared.fail(format!("{name} panicked")),
-        })
+        .spawn(
+            move || match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => shared.fail(format!("{name}: {error:#}")),
+                Err(_) => shared.fail(format!("{name} panicked")),
+            },
+        )
         .with_context(|| format!("start thread {name}"))
 }

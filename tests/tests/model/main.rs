@@ -3,6 +3,8 @@
 //!
 //! A failure prints its seed; `TAPEWORM_SEED=N` replays that one. Capture is not tested here: that needs a machine.
 
+#![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
+
 mod live;
 mod random;
 
