@@ -280,9 +280,9 @@ impl Live {
             return;
         }
         if is_dir {
-            fs::remove_dir(&path).unwrap()
+            fs::remove_dir(&path).unwrap();
         } else {
-            fs::remove_file(&path).unwrap()
+            fs::remove_file(&path).unwrap();
         }
         let dir = dir_times(&path);
         let op = if is_dir {
