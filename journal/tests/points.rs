@@ -1,5 +1,7 @@
 //! From what the operator asks for to a moment that can be restored.
 
+#![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
+
 use std::sync::Arc;
 
 use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
