@@ -24,6 +24,9 @@ use volume::{Event, Session};
 /// Time between two looks at the pipelines.
 const SUPERVISION_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Looks at the pipelines between two looks at the kernel's miss counters.
+const LOOKS_PER_MISS_CHECK: u32 = 25;
+
 /// How the recorder was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -90,6 +93,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut tick = tokio::time::interval(SUPERVISION_INTERVAL);
     let server = tokio::spawn(control::serve(listener, operations));
+    let mut looks = 0;
     loop {
         tokio::select! {
             _ = interrupt.recv() => { eprintln!("interrupted: flushing to the medium and detaching"); break }
@@ -102,6 +106,11 @@ async fn serve(
             _ = tick.tick() => {
                 if let Some(error) = recorder.failure() {
                     return Err(error);
+                }
+                looks += 1;
+                if looks % LOOKS_PER_MISS_CHECK == 0 {
+                    let sessions: Vec<Arc<Session>> = recorder.lock().clone();
+                    sessions.iter().try_for_each(|session| session.check_misses())?;
                 }
                 if recorder.lock().is_empty() {
                     // The client that detached the last volume is still to be answered.

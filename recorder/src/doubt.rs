@@ -80,6 +80,10 @@ impl Doubt {
                 self.open.remove(&record.inode);
                 self.settle(record.inode, requests);
             }
+            // Nobody knows what was missed.
+            Op::Hole { inode: None, .. } => requests.push(Request::Everything {
+                closes: Some(record.seq),
+            }),
             _ => {}
         }
     }
@@ -244,5 +248,53 @@ impl Doubt {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::record::{Actor, Attributes};
+
+    use super::*;
+
+    fn own(seq: u64, op: Op) -> Record {
+        let (inode, attributes, actor) = (InodeKey::default(), Attributes::default(), Actor::default());
+        Record {
+            seq,
+            last_seq: seq,
+            time_ns: 0,
+            inode,
+            attributes,
+            from_snapshot: false,
+            actor,
+            op,
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_name_is_read_again_whole() {
+        let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
+        doubt.own(
+            &own(
+                5,
+                Op::Hole {
+                    last_seq: 5,
+                    inode: None,
+                },
+            ),
+            &mut requests,
+        );
+        assert_eq!(requests, [Request::Everything { closes: Some(5) }]);
+    }
+
+    #[test]
+    fn an_unreadable_inode_is_not_asked_for_again() {
+        let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
+        let inode = Some(InodeKey {
+            ino: 7,
+            generation: 1,
+        });
+        doubt.own(&own(5, Op::Hole { last_seq: 5, inode }), &mut requests);
+        assert!(requests.is_empty());
     }
 }

@@ -5,12 +5,13 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use abi::Counter;
 use anyhow::{Context as _, Result, anyhow, bail};
 use journal::VolumeInfo;
 use journal::record::{InodeKey, Op, Record};
@@ -140,6 +141,8 @@ pub(crate) struct Session {
     sink: PipelineSink,
     state: Arc<AtomicU8>,
     parts: Mutex<Option<Parts>>,
+    /// Misses that were journaled.
+    misses_seen: AtomicU64,
 }
 
 /// What ends with the recording.
@@ -202,6 +205,7 @@ impl Session {
                     sink,
                     state: Arc::new(AtomicU8::new(STATE_BASE)),
                     parts: Mutex::new(None),
+                    misses_seen: AtomicU64::new(0),
                 });
                 session.go_on(capture, pipeline, lock, events)?;
                 Ok(session)
@@ -368,6 +372,32 @@ impl Session {
         let time_ns = record.time_ns;
         self.sink.submit(vec![record])?;
         Ok((seq, time_ns))
+    }
+
+    /// Looks whether the kernel skipped a program, or a program found no room for what it must remember: nothing names what was
+    /// missed then, so it is journaled as a hole, and the whole volume is read again to close it.
+    pub(crate) fn check_misses(&self) -> Result<()> {
+        let misses = match &*self.parts() {
+            Some(parts) => parts.capture.misses() + parts.capture.counters().get(Counter::MapFull),
+            None => return Ok(()),
+        };
+        let before = self.misses_seen.swap(misses, Ordering::Relaxed);
+        if misses <= before {
+            return Ok(());
+        }
+        let new = misses - before;
+        tracing::warn!(
+            "{}: {new} events were missed in the kernel: reading the volume again",
+            self.path.display()
+        );
+        let seq = self.sink.take_seq();
+        let op = Op::Hole {
+            last_seq: seq,
+            inode: None,
+        };
+        self.sink
+            .submit(vec![own_record(seq, InodeKey::default(), false, op)])
+            .context("journal missed events")
     }
 
     /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
