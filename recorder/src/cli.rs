@@ -86,7 +86,7 @@ pub(crate) struct AttachArgs {
     #[arg(long, default_value_t = config::RING_MIB_DEFAULT, value_parser = config::parse_ring_mib)]
     pub(crate) ring_mib: u32,
     /// Largest spool of one volume, in MiB
-    #[arg(long, default_value_t = config::SPOOL_MIB_DEFAULT, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, default_value_t = config::SPOOL_MIB_DEFAULT, value_parser = clap::value_parser!(u32).range(i64::from(config::SPOOL_MIB_MIN)..))]
     pub(crate) spool_mib: u32,
     /// The replayer binary to put on the medium; without it, the one beside this executable
     #[arg(long)]

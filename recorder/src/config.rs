@@ -16,6 +16,8 @@ pub(crate) const SPOOL_DEFAULT: &str = "/var/lib/tapeworm/spool";
 pub(crate) const RING_MIB_DEFAULT: u32 = 64;
 /// Default bound of a spool in MiB.
 pub(crate) const SPOOL_MIB_DEFAULT: u32 = 1024;
+/// Smallest bound of a spool in MiB.
+pub(crate) const SPOOL_MIB_MIN: u32 = 256;
 /// Largest ring in MiB: the kernel locks its memory.
 const RING_MIB_MAX: u32 = 1024;
 /// Largest configuration file in bytes.
@@ -118,8 +120,10 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                 }
                 let ring_mib = check_ring_mib(ring_mib.unwrap_or(RING_MIB_DEFAULT))?;
                 let spool_mib = spool_mib.unwrap_or(SPOOL_MIB_DEFAULT);
-                if spool_mib < 64 {
-                    return Err(format!("spool_mib is {spool_mib}, at least 64 are needed"));
+                if spool_mib < SPOOL_MIB_MIN {
+                    return Err(format!(
+                        "spool_mib is {spool_mib}, at least {SPOOL_MIB_MIN} are needed"
+                    ));
                 }
                 Ok(VolumeConfig {
                     path,
@@ -169,13 +173,13 @@ mod tests {
     fn a_file_with_two_volumes() {
         let volumes = parse(
             "[[volume]]\npath = \"/srv\"\nmedium = \"/media/a\"\n\
-             [[volume]]\npath = \"/home\"\nmedium = \"/media/b\"\nspool = \"/s\"\nring_mib = 16\nspool_mib = 64\n",
+             [[volume]]\npath = \"/home\"\nmedium = \"/media/b\"\nspool = \"/s\"\nring_mib = 16\nspool_mib = 256\n",
         )
         .unwrap();
         assert_eq!(volumes.len(), 2);
         assert_eq!(volumes[0].spool, Path::new(SPOOL_DEFAULT));
         assert_eq!(volumes[1].ring_bytes, 16 << 20);
-        assert_eq!(volumes[1].spool_bytes_max, 64 << 20);
+        assert_eq!(volumes[1].spool_bytes_max, 256 << 20);
     }
 
     #[test]
@@ -192,14 +196,19 @@ mod tests {
                 "power of two",
             ),
             (
-                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 1\n",
-                "64",
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 255\n",
+                "256",
             ),
             ("[[volume]]\npath = \"/a\"\n", "medium"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_smallest_spool_has_room_for_its_files() {
+        assert!(u64::from(SPOOL_MIB_MIN) << 20 >= crate::spool::FILES_MIN * crate::spool::FILE_BYTES);
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! `checks.rs`.
 
 mod checks;
+mod event;
+mod medium;
+mod moments;
+mod sink;
 mod volume;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +23,8 @@ use crate::cli::exit::{NOTHING_THERE, coded};
 use crate::cli::print_line;
 use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
-use volume::{Event, Session};
+use event::Event;
+use volume::Session;
 
 /// Time between two looks at the pipelines.
 const SUPERVISION_INTERVAL: Duration = Duration::from_millis(200);

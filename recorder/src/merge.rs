@@ -25,6 +25,11 @@ impl Merger {
         }
     }
 
+    /// Whether nothing is held back.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_none()
+    }
+
     /// Gives what is held back.
     pub(crate) fn finish(&mut self) -> Option<Record> {
         self.held.take()

@@ -12,7 +12,9 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::FallocateFlags;
 
 /// Bytes of one file; a frame never crosses files.
-const FILE_BYTES: u64 = 64 << 20;
+pub(crate) const FILE_BYTES: u64 = 64 << 20;
+/// Files that a spool must have room for: some are read while others are written.
+pub(crate) const FILES_MIN: u64 = 4;
 /// Bytes gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
 /// Begins every frame.
@@ -64,6 +66,7 @@ fn file_path(dir: &Path, index: u64) -> PathBuf {
 pub(crate) struct Spool {
     dir: PathBuf,
     bytes_max: u64,
+    file_bytes: u64,
     current: File,
     index: u64,
     offset: u64,
@@ -88,11 +91,11 @@ impl Spool {
     ///
     /// # Errors
     /// A directory that cannot be used, or too little room for one file.
-    pub(crate) fn create(dir: &Path, bytes_max: u64) -> Result<Self> {
+    pub(crate) fn create(dir: &Path, bytes_max: u64, file_bytes: u64) -> Result<Self> {
         ensure!(
-            bytes_max >= 4 * FILE_BYTES,
+            bytes_max >= FILES_MIN * file_bytes,
             "the spool needs at least {} MiB",
-            (4 * FILE_BYTES) >> 20
+            (FILES_MIN * file_bytes) >> 20
         );
         for entry in fs::read_dir(dir).with_context(|| format!("read spool {}", dir.display()))? {
             let entry = entry.with_context(|| format!("read spool {}", dir.display()))?;
@@ -101,11 +104,12 @@ impl Spool {
                     .with_context(|| format!("remove {}", entry.path().display()))?;
             }
         }
-        let current = new_file(dir, 1)?;
+        let current = new_file(dir, 1, file_bytes)?;
         let (dir, buffer) = (dir.to_owned(), Vec::with_capacity(2 * BUFFER_BYTES));
         Ok(Self {
             dir,
             bytes_max,
+            file_bytes,
             current,
             index: 1,
             offset: 0,
@@ -117,13 +121,13 @@ impl Spool {
 
     /// Bytes of disk taken.
     pub(crate) fn bytes(&self) -> u64 {
-        self.files * FILE_BYTES
+        self.files * self.file_bytes
     }
 
     /// Whether nothing more may be appended.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes() >= self.bytes_max
-            && self.offset + self.buffer.len() as u64 + (BUFFER_BYTES * 8) as u64 > FILE_BYTES
+            && self.offset + self.buffer.len() as u64 + (BUFFER_BYTES * 8) as u64 > self.file_bytes
     }
 
     /// Whether own records should wait, so that events find room.
@@ -141,7 +145,7 @@ impl Spool {
             length <= PAYLOAD_BYTES_MAX,
             "a frame of {length} bytes is too long for the spool"
         );
-        if self.offset + (self.buffer.len() + HEADER_BYTES + length) as u64 > FILE_BYTES {
+        if self.offset + (self.buffer.len() + HEADER_BYTES + length) as u64 > self.file_bytes {
             self.next_file()?;
         }
         let start = self.buffer.len();
@@ -198,7 +202,7 @@ impl Spool {
     fn next_file(&mut self) -> Result<()> {
         self.write()?;
         self.current.set_len(self.offset).context("cut a spool file")?;
-        let next = new_file(&self.dir, self.index + 1)?;
+        let next = new_file(&self.dir, self.index + 1, self.file_bytes)?;
         // Synced by the commit thread: the ring must not wait for a disk.
         self.unsynced.push(std::mem::replace(&mut self.current, next));
         self.index += 1;
@@ -222,7 +226,7 @@ impl Spool {
     }
 }
 
-fn new_file(dir: &Path, index: u64) -> Result<File> {
+fn new_file(dir: &Path, index: u64, bytes: u64) -> Result<File> {
     let path = file_path(dir, index);
     let file = File::options()
         .read(true)
@@ -230,7 +234,7 @@ fn new_file(dir: &Path, index: u64) -> Result<File> {
         .create_new(true)
         .open(&path)
         .with_context(|| format!("create {}", path.display()))?;
-    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, FILE_BYTES) {
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(file),
         Err(error) => {
             Err(io::Error::from(error)).with_context(|| format!("make room for {}", path.display()))
@@ -270,9 +274,20 @@ impl SpoolReader {
         }
     }
 
-    /// The file that is being read.
-    pub(crate) fn file(&self) -> u64 {
-        self.at.file
+    /// Where the next frame begins.
+    pub(crate) fn position(&self) -> Position {
+        self.at
+    }
+
+    /// One more reader, which goes on from here.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            dir: self.dir.clone(),
+            at: self.at,
+            file: None,
+            ahead: Vec::new(),
+            parsed: 0,
+        }
     }
 
     /// The next frame before `end`, if there is one.
@@ -377,7 +392,7 @@ mod tests {
     #[test]
     fn frames_come_back_in_order_across_files() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(dir.path(), 16 * FILE_BYTES).unwrap();
+        let mut spool = Spool::create(dir.path(), 16 * FILE_BYTES, FILE_BYTES).unwrap();
         let payload = |i: u32| vec![u8::try_from(i % 251).unwrap(); 1_000_000 + i as usize];
         for i in 0..150 {
             spool
@@ -401,14 +416,14 @@ mod tests {
         }
         assert!(reader.next(end).unwrap().is_none());
         let mut oldest = 1;
-        spool.release(&mut oldest, reader.file()).unwrap();
+        spool.release(&mut oldest, reader.position().file).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_changed_byte_is_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(dir.path(), 4 * FILE_BYTES).unwrap();
+        let mut spool = Spool::create(dir.path(), 4 * FILE_BYTES, FILE_BYTES).unwrap();
         spool.append(FrameKind::Event, &[b"some payload"]).unwrap();
         let end = spool.write().unwrap();
         for at in 0..end.offset {

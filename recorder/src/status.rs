@@ -28,6 +28,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) durable_seq: u64,
     /// Bytes that wait in the ring.
     pub(crate) ring_fill_bytes: u64,
+    /// Bytes in memory that wait for a missing number.
+    pub(crate) window_bytes: u64,
     /// Bytes in the spool.
     pub(crate) spool_bytes: u64,
     /// Bytes of events that came from the kernel.

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use journal::Label;
 use journal::store::{DirStore, Store};
 use rustix::fs::{FlockOperation, flock};
 
+use super::medium::Medium;
 use crate::capture::Volume;
-use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, coded};
+use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, USAGE, coded};
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
 use crate::status::bytes as human;
@@ -52,12 +54,25 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         })
         .collect::<Result<Vec<_>>>()?;
     for (index, volume) in volumes.iter().enumerate() {
-        if volumes[..index].iter().any(|other| other.uuid == volume.uuid) {
-            return Err(coded(
+        let Some(other) = volumes[..index].iter().find(|other| other.uuid == volume.uuid) else {
+            continue;
+        };
+        let (here, there) = (volume.mount_point.display(), other.mount_point.display());
+        return Err(if other.device == volume.device {
+            coded(
+                USAGE,
+                format!("{here} and {there} are one file system: name it once"),
+            )
+        } else {
+            coded(
                 FAILED,
-                format!("the volume at {} is named twice", volume.mount_point.display()),
-            ));
-        }
+                format!(
+                    "the file systems at {here} and {there} have the same uuid {}: one is a copy of the other; give it a uuid of its own \
+                     (tune2fs -U random, xfs_admin -U generate, btrfstune -u)",
+                    volume.uuid
+                ),
+            )
+        });
     }
     let devices: Vec<(u64, PathBuf)> = volumes
         .iter()
@@ -155,17 +170,17 @@ fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn S
     if removed > 0 {
         eprintln!("medium {named}: removed {removed} files that an interrupted recorder left unsealed");
     }
-    let store: Arc<dyn Store> = Arc::new(store);
-    if journal::Label::read(&*store)
-        .with_context(|| format!("read the label of {named}"))?
-        .is_none()
-    {
-        let replayer = replayer(config.replayer.as_deref())?;
-        journal::Label::ensure(&*store, &replayer, crate::snapshot::now_ns())
-            .with_context(|| format!("label medium {named}"))?;
-        eprintln!("medium {named}: labelled");
-    }
-    Ok(store)
+    let label = match Label::read(&store).with_context(|| format!("read the label of {named}"))? {
+        Some(label) => label,
+        None => {
+            let replayer = replayer(config.replayer.as_deref())?;
+            let label = Label::ensure(&store, &replayer, crate::snapshot::now_ns())
+                .with_context(|| format!("label medium {named}"))?;
+            eprintln!("medium {named}: labelled");
+            label
+        }
+    };
+    Ok(Arc::new(Medium::new(store, &label)))
 }
 
 /// The bytes of the replayer, which every medium carries.

@@ -1,156 +1,61 @@
-//! One recorded volume: attach, base, repair on request, marks, flushes, detach.
+//! One recorded volume: attach, base, repair on request, status.
 //!
-//! Owns the order of these steps. Capture and pipeline do the work.
+//! Owns the order of these steps. Capture and pipeline do the work; what is asked for while it is recorded is in `moments`.
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use abi::Counter;
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use journal::VolumeInfo;
-use journal::record::{InodeKey, Op, Record};
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::checks::Prepared;
-use crate::base::{Demand, Progress, Scan, Wanted};
+use super::event::{Event, RecordingLine};
+use super::moments::Detached;
+use super::sink::{PipelineSink, Requests, wanted};
+use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
-use crate::pipeline::{Handle, Pipeline, PipelineOptions, Request};
+use crate::pipeline::{Limits, Pipeline, PipelineOptions, SharedArrays};
+use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
-use crate::snapshot::{Counts, Sink, own_record};
 use crate::status::VolumeStatus;
 
-/// Longest time that a flush may take: a medium that is slow, or to be put in.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Longest time that a mark waits for repairs.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a waiting thread looks whether it is to end.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
-/// Bytes of a segment before compression.
-const SEGMENT_BYTES: u64 = 64 << 20;
-
-/// What a volume tells the event loop.
-pub(crate) enum Event {
-    /// The base is complete.
-    Recording(RecordingLine),
-    /// The volume's own thread ended with an error.
-    Failed(anyhow::Error),
-}
-
-/// The line that says that a volume is recorded from here on.
-pub(crate) struct RecordingLine {
-    path: PathBuf,
-    uuid: String,
-    epoch: u64,
-    seq: u64,
-}
-
-impl fmt::Display for RecordingLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            path,
-            uuid,
-            epoch,
-            seq,
-        } = self;
-        write!(
-            f,
-            "recording {} volume {uuid} epoch {epoch} seq {seq}",
-            path.display()
-        )
-    }
-}
-
-impl RecordingLine {
-    /// The same as JSON.
-    pub(crate) fn to_json(&self) -> String {
-        let Self {
-            path,
-            uuid,
-            epoch,
-            seq,
-        } = self;
-        json!({ "recording": path, "volume": uuid, "epoch": epoch, "seq": seq }).to_string()
-    }
-}
-
-/// Numbers from the volume's counter, records into its pipeline.
-#[derive(Clone)]
-struct PipelineSink {
-    handle: Handle,
-    stop: Arc<AtomicBool>,
-}
-
-impl Sink for PipelineSink {
-    fn reserve(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
-            bail!("interrupted");
-        }
-        self.handle.reserve()
-    }
-
-    fn take_seq(&self) -> u64 {
-        self.handle.take_seq()
-    }
-
-    fn submit(&self, records: Vec<Record>) -> Result<()> {
-        self.handle.submit(records)
-    }
-}
-
-/// Requests of the pipeline's decoder.
-struct Requests {
-    receiver: Receiver<Request>,
-    handle: Handle,
-    /// The one handed out last is being answered.
-    answering: bool,
-}
-
-impl Demand for Requests {
-    fn poll(&mut self) -> Option<Wanted> {
-        if std::mem::take(&mut self.answering) {
-            self.handle.served();
-        }
-        let request = self.receiver.try_recv().ok();
-        self.answering = request.is_some();
-        request.map(wanted)
-    }
-
-    fn settle(&mut self, seq: u64) -> Result<()> {
-        self.handle.flush(seq, FLUSH_TIMEOUT)
-    }
-}
-
 const STATE_BASE: u8 = 0;
-const STATE_RECORDING: u8 = 1;
+pub(super) const STATE_RECORDING: u8 = 1;
 const STATE_FAILED: u8 = 2;
 
 /// One volume while it is recorded.
 pub(crate) struct Session {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     medium: PathBuf,
-    volume: Volume,
-    root: Arc<Root>,
-    sink: PipelineSink,
-    state: Arc<AtomicU8>,
+    pub(super) spool_dir: PathBuf,
+    pub(super) volume: Volume,
+    pub(super) root: Arc<Root>,
+    pub(super) sink: PipelineSink,
+    pub(super) state: AtomicU8,
     parts: Mutex<Option<Parts>>,
     /// Misses that were journaled.
-    misses_seen: AtomicU64,
+    pub(super) misses_seen: AtomicU64,
+    /// Nothing more is put down. Held for reading while a record is on its way.
+    pub(super) is_ending: RwLock<bool>,
+    /// Held while it is detached; how that went.
+    pub(super) detached: Mutex<Option<Detached>>,
 }
 
 /// What ends with the recording.
-struct Parts {
-    capture: Capture,
-    pipeline: Pipeline,
-    worker: Option<JoinHandle<()>>,
-    _lock: File,
+pub(super) struct Parts {
+    pub(super) capture: Capture,
+    pub(super) pipeline: Pipeline,
+    pub(super) worker: Option<JoinHandle<()>>,
+    pub(super) _lock: File,
 }
 
 impl Session {
@@ -189,23 +94,26 @@ impl Session {
             }
         };
         match Self::begin(
-            &config.spool_bytes_max,
+            config.spool_bytes_max,
             &volume,
             &root,
             &mut capture,
             store,
-            spool_dir,
+            spool_dir.clone(),
         ) {
             Ok((pipeline, sink)) => {
                 let session = Arc::new(Self {
                     path: config.path,
                     medium: config.medium,
+                    spool_dir,
                     volume,
                     root,
                     sink,
-                    state: Arc::new(AtomicU8::new(STATE_BASE)),
+                    state: AtomicU8::new(STATE_BASE),
                     parts: Mutex::new(None),
                     misses_seen: AtomicU64::new(0),
+                    is_ending: RwLock::new(false),
+                    detached: Mutex::new(None),
                 });
                 session.go_on(capture, pipeline, lock, events)?;
                 Ok(session)
@@ -220,7 +128,7 @@ impl Session {
     }
 
     fn begin(
-        spool_bytes_max: &u64,
+        spool_bytes_max: u64,
         volume: &Volume,
         root: &Arc<Root>,
         capture: &mut Capture,
@@ -235,13 +143,15 @@ impl Session {
         let pipeline = Pipeline::start(PipelineOptions {
             volume: volume_info(volume, root)?,
             spool_dir,
-            spool_bytes_max: *spool_bytes_max,
-            segment_bytes_target: SEGMENT_BYTES,
+            spool_bytes_max,
             store,
-            ring,
-            sequence: capture.sequence(),
-            counters: capture.counters(),
-            lost: capture.lost(),
+            events: ring,
+            numbers: Arc::new(SharedArrays {
+                sequence: capture.sequence(),
+                counters: capture.counters(),
+                lost: capture.lost(),
+            }),
+            limits: Limits::default(),
         })?;
         let sink = PipelineSink {
             handle: pipeline.handle(),
@@ -261,6 +171,7 @@ impl Session {
         let requests = Requests {
             receiver: pipeline.take_requests()?,
             handle: pipeline.handle(),
+            stop: Arc::clone(&self.sink.stop),
             answering: false,
         };
         let session = Arc::clone(self);
@@ -296,7 +207,7 @@ impl Session {
         let seq = scan.base(root_key, &mut requests)?;
         drop(scan);
         // The base is worth having on the medium before anything else.
-        self.sink.handle.flush(seq, FLUSH_TIMEOUT)?;
+        self.sink.handle.flush(seq, &self.sink.stop)?;
         self.state.store(STATE_RECORDING, Ordering::Relaxed);
         let line = RecordingLine {
             path: self.path.clone(),
@@ -319,7 +230,7 @@ impl Session {
         Ok(())
     }
 
-    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+    pub(super) fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -328,10 +239,13 @@ impl Session {
         &self.volume.mount_point
     }
 
-    /// Why the pipeline stopped, if it did.
+    /// Why the pipeline stopped, if it did and was not told to.
     pub(crate) fn failure(&self) -> Option<anyhow::Error> {
-        let error = self.sink.handle.failed()?;
-        Some(anyhow!("recording of {} stopped: {error}", self.path.display()))
+        if *self.is_ending.read().unwrap_or_else(PoisonError::into_inner) {
+            return None;
+        }
+        let error = self.sink.handle.check().err()?;
+        Some(error.context(format!("record {}", self.path.display())))
     }
 
     /// Numbers for `recorder status`.
@@ -351,6 +265,7 @@ impl Session {
             spooled_seq: status.spooled_seq,
             durable_seq: status.durable_seq,
             ring_fill_bytes: status.ring_fill_bytes,
+            window_bytes: status.window_bytes,
             spool_bytes: status.spool_bytes,
             bytes_captured: status.bytes_captured,
             bytes_written: status.bytes_written,
@@ -361,124 +276,6 @@ impl Session {
             medium: self.medium.display().to_string(),
             error: status.error,
         }
-    }
-
-    /// Syncs the volume, so that stores through mappings are in, then puts down a record of the volume as a whole.
-    fn put_down(&self, op: Op) -> Result<(u64, i64)> {
-        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
-        self.sink.reserve()?;
-        let seq = self.sink.take_seq();
-        let record = own_record(seq, InodeKey::default(), false, op);
-        let time_ns = record.time_ns;
-        self.sink.submit(vec![record])?;
-        Ok((seq, time_ns))
-    }
-
-    /// Looks whether the kernel skipped a program, or a program found no room for what it must remember: nothing names what was
-    /// missed then, so it is journaled as a hole, and the whole volume is read again to close it.
-    pub(crate) fn check_misses(&self) -> Result<()> {
-        let misses = match &*self.parts() {
-            Some(parts) => parts.capture.misses() + parts.capture.counters().get(Counter::MapFull),
-            None => return Ok(()),
-        };
-        let before = self.misses_seen.swap(misses, Ordering::Relaxed);
-        if misses <= before {
-            return Ok(());
-        }
-        let new = misses - before;
-        tracing::warn!(
-            "{}: {new} events were missed in the kernel: reading the volume again",
-            self.path.display()
-        );
-        let seq = self.sink.take_seq();
-        let op = Op::Hole {
-            last_seq: seq,
-            inode: None,
-        };
-        self.sink
-            .submit(vec![own_record(seq, InodeKey::default(), false, op)])
-            .context("journal missed events")
-    }
-
-    /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
-    /// live file system and stands in the journal. Gives up after [`SETTLE_TIMEOUT`], or where the medium is not there: what is not
-    /// settled then is so later.
-    fn settle(&self) -> Result<()> {
-        if self.state.load(Ordering::Relaxed) != STATE_RECORDING {
-            return Ok(());
-        }
-        let handle = &self.sink.handle;
-        let end = Instant::now() + SETTLE_TIMEOUT;
-        loop {
-            let before = handle.all_served();
-            let (seq, _) = self.put_down(Op::Barrier)?;
-            if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
-                tracing::warn!("{}: repairs are still under way", self.path.display());
-                return Ok(());
-            }
-            // Nothing was asked for since before the number was taken: nothing is open at it.
-            if before.is_some() && handle.all_served() == before {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Names this moment.
-    pub(crate) fn mark(&self, name: &str) -> Result<Value> {
-        self.settle()?;
-        let (seq, time_ns) = self.put_down(Op::Mark {
-            name: name.to_owned(),
-        })?;
-        let time = jiff::Timestamp::from_nanosecond(time_ns.into())
-            .context("tell the time")?
-            .to_string();
-        Ok(json!({ "name": name, "uuid": self.volume.uuid, "path": self.path, "seq": seq, "time": time }))
-    }
-
-    /// Brings everything up to now onto the medium.
-    pub(crate) fn flush(&self, wait: bool) -> Result<Value> {
-        if wait {
-            self.settle()?;
-        }
-        let (seq, _) = self.put_down(Op::Barrier)?;
-        if wait {
-            self.sink.handle.flush_or_say(seq, FLUSH_TIMEOUT)?;
-        } else {
-            let handle = self.sink.handle.clone();
-            // Nobody waits for it: an error is in the status.
-            std::thread::spawn(move || drop(handle.flush(seq, FLUSH_TIMEOUT)));
-        }
-        let status = self.sink.handle.status();
-        Ok(json!({
-            "uuid": self.volume.uuid, "path": self.path, "seq": seq, "waited": wait,
-            "durable_seq": status.durable_seq, "segment": status.segments,
-        }))
-    }
-
-    /// Syncs, takes the programs off, brings everything onto the medium, ends the threads.
-    pub(crate) fn detach(&self) -> Result<Value> {
-        let Some(mut parts) = self.parts().take() else {
-            bail!("it is being detached already")
-        };
-        let synced = if self.sink.handle.failed().is_none() {
-            self.settle().and_then(|()| self.put_down(Op::Barrier)).map(drop)
-        } else {
-            Ok(())
-        };
-        self.sink.stop.store(true, Ordering::Relaxed);
-        if let Some(worker) = parts.worker.take()
-            && worker.join().is_err()
-        {
-            tracing::error!("the snapshot thread of {} panicked", self.path.display());
-        }
-        let detached = parts
-            .capture
-            .detach()
-            .context("take the programs out of the kernel");
-        let stopped = parts.pipeline.stop().context("bring the rest onto the medium");
-        synced.and(detached).and(stopped)?;
-        let durable_seq = self.sink.handle.status().durable_seq;
-        Ok(json!({ "path": self.path, "uuid": self.volume.uuid, "durable_seq": durable_seq }))
     }
 }
 
@@ -495,21 +292,4 @@ fn volume_info(volume: &Volume, root: &Root) -> Result<VolumeInfo> {
         mount_path: volume.mount_point.display().to_string(),
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
     })
-}
-
-fn wanted(request: Request) -> Wanted {
-    match request {
-        Request::Snapshot {
-            inode,
-            scope,
-            only_if_unmet,
-            closes,
-        } => Wanted::Inode {
-            key: inode,
-            scope,
-            only_if_unmet,
-            closes,
-        },
-        Request::Everything { closes } => Wanted::Everything { closes },
-    }
 }

@@ -1,89 +1,73 @@
 //! The cold path: spool to medium.
+//!
+//! Owns the order of frames and what a missing one means. Once in order, records are for `output` to write.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use abi::{Counter, LostSlot};
+use abi::LostSlot;
 use anyhow::{Context, Result};
+use journal::Writer;
 use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
-use journal::{Error, Writer};
 
-use super::{Handle, Requests, Shared, Waits, decode_own, lock, seq_of_own};
-use crate::capture::{Counters, Lost};
+use super::output::Output;
+use super::shared::{Shared, lock};
+use super::{Handle, Requests, own};
 use crate::decode;
 use crate::doubt::{Doubt, Request};
-use crate::merge::Merger;
 use crate::order::Window;
-use crate::spool::{Frame, FrameKind, SpoolReader};
+use crate::spool::{Frame, FrameKind, Position, SpoolReader};
 
-/// A missing number is waited for this long once the spool is read to its end.
-const GRACE: Duration = Duration::from_secs(2);
-/// Bytes that may wait behind a number that only the kernel can know of.
-const WINDOW_BYTES_MAX: usize = 64 << 20;
-/// Records are sealed at the latest this long after the first was pushed.
-const SEAL_AFTER: Duration = Duration::from_secs(10);
-/// Bytes of records that may be unsealed, for they are kept in memory until they are: what compresses well would never fill a segment.
-const UNSEALED_BYTES_MAX: u64 = 128 << 20;
-/// About what a record takes in memory beside its data.
-const RECORD_BYTES: u64 = 512;
 /// Frames read before what else is due is looked at.
 const FRAMES_AT_ONCE: usize = 256;
-/// Time between two tries to write to a medium that failed.
-const RETRY: Duration = Duration::from_secs(2);
-
-/// What the cold path needs to know.
-pub(super) struct Options {
-    pub(super) spool_dir: PathBuf,
-    pub(super) segment_bytes_target: u64,
-    pub(super) first_seq: u64,
-    pub(super) counters: Counters,
-    pub(super) lost: Lost,
-}
+/// About what a frame takes in memory beside its payload.
+const FRAME_BYTES: usize = 128;
 
 /// The thread that writes the journal.
 pub(super) struct Cold {
     shared: Arc<Shared>,
-    options: Options,
     reader: SpoolReader,
+    /// Reads on where the window is full and a record of our own is missing.
+    search: Option<SpoolReader>,
+    first_seq: u64,
     window: Window<Frame>,
     /// Since when the first missing number is waited for, with nothing left to read.
     waiting_since: Option<Instant>,
     lost_cursor: u64,
-    lost: HashMap<u64, LostSlot>,
+    /// What the kernel says is lost and has not passed yet: at most as many as it can remember.
+    lost: BTreeMap<u64, LostSlot>,
     doubt: Doubt,
-    merger: Merger,
-    writer: Writer,
-    /// Records of the segment begun: pushed again when the medium fails.
-    unsealed: Vec<Record>,
-    unsealed_since: Option<Instant>,
-    unsealed_bytes: u64,
+    output: Output,
     requests: Requests,
     wanted: Vec<Request>,
-    holes: std::collections::BTreeSet<u64>,
+    holes: BTreeSet<u64>,
 }
 
 impl Cold {
-    pub(super) fn new(shared: Arc<Shared>, options: Options, writer: Writer, requests: Requests) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        spool_dir: &Path,
+        first_seq: u64,
+        writer: Writer,
+        requests: Requests,
+    ) -> Self {
         Self {
-            shared,
-            reader: SpoolReader::new(&options.spool_dir),
-            window: Window::new(options.first_seq),
-            options,
+            reader: SpoolReader::new(spool_dir),
+            search: None,
+            first_seq,
+            window: Window::new(first_seq),
             waiting_since: None,
             lost_cursor: 0,
-            lost: HashMap::new(),
+            lost: BTreeMap::new(),
             doubt: Doubt::default(),
-            merger: Merger::default(),
-            writer,
-            unsealed: Vec::new(),
-            unsealed_since: None,
-            unsealed_bytes: 0,
+            output: Output::new(Arc::clone(&shared), writer),
             requests,
             wanted: Vec::new(),
-            holes: std::collections::BTreeSet::new(),
+            holes: BTreeSet::new(),
+            shared,
         }
     }
 
@@ -92,27 +76,23 @@ impl Cold {
         loop {
             let stopping = self.shared.stop_cold.load(Ordering::SeqCst);
             let written = lock(&self.shared.spool).written;
-            let mut idle = false;
-            for _ in 0..FRAMES_AT_ONCE {
-                let Some(frame) = self.reader.next(written).context("read the spool")? else {
-                    idle = true;
-                    break;
-                };
-                self.take(frame);
-            }
-            self.pass_on(idle)?;
+            let idle = !self.read(written)?;
+            self.pass_on(idle, stopping)?;
             let sent = self.requests.send(&mut self.wanted);
             self.shared.requests_sent.fetch_add(sent, Ordering::SeqCst);
             // After the requests are counted: who sees this number sees them too.
             self.shared
                 .passed_seq
                 .store(self.window.next_seq() - 1, Ordering::SeqCst);
+            self.shared
+                .window_bytes
+                .store(self.window.bytes() as u64, Ordering::Relaxed);
             if self.is_due(idle, stopping) {
                 self.seal()?;
             }
             if idle {
                 let state = lock(&self.shared.spool);
-                let done = self.window.len() == 0 && self.unsealed.is_empty() && state.written == written;
+                let done = self.window.len() == 0 && self.output.is_empty() && state.written == written;
                 if stopping && done {
                     return Ok(());
                 }
@@ -127,15 +107,75 @@ impl Cold {
         }
     }
 
+    /// Reads some frames; whether there may be more.
+    fn read(&mut self, written: Position) -> Result<bool> {
+        for _ in 0..FRAMES_AT_ONCE {
+            if self.is_over_bound() {
+                return if self.owed_first() {
+                    self.search(written)
+                } else {
+                    Ok(true)
+                };
+            }
+            let Some(frame) = self.reader.next(written).context("read the spool")? else {
+                return Ok(false);
+            };
+            self.take(frame);
+        }
+        Ok(true)
+    }
+
+    fn is_over_bound(&self) -> bool {
+        self.window.bytes() > self.shared.limits.window_bytes_max
+    }
+
+    /// Whether everything waits for a record that the recorder owes, perhaps to itself: one that is in the spool, but not read yet.
+    fn owed_first(&self) -> bool {
+        let Some((first_seq, _)) = self.window.gap() else {
+            return false;
+        };
+        lock(&self.shared.outstanding).contains(&first_seq)
+    }
+
+    /// Looks further on in the spool for records of our own, and keeps nothing else: the window stays within its bound, whatever is
+    /// captured while a snapshot holds a number. Events met here are read again when there is room. Whether there may be more.
+    fn search(&mut self, written: Position) -> Result<bool> {
+        let here = self.reader.position();
+        let mut search = match self.search.take() {
+            Some(search) if search.position() > here => search,
+            _ => self.reader.fork(),
+        };
+        let mut more = true;
+        for _ in 0..FRAMES_AT_ONCE {
+            match search.next(written).context("search the spool")? {
+                Some(frame) if frame.kind == FrameKind::Own => {
+                    self.take(frame);
+                    break;
+                }
+                Some(_) => {}
+                None => {
+                    more = false;
+                    break;
+                }
+            }
+        }
+        self.search = Some(search);
+        Ok(more)
+    }
+
     fn take(&mut self, frame: Frame) {
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
         let seq = match frame.kind {
             FrameKind::Event => decode::seq_of(&frame.payload),
-            FrameKind::Own => seq_of_own(&frame.payload),
+            FrameKind::Own => own::seq_of(&frame.payload),
         };
         match seq {
             Ok(seq) => {
-                let bytes = frame.payload.len();
-                if !self.window.push(seq, bytes, frame) && seq >= self.options.first_seq {
+                let bytes = frame.payload.len() + FRAME_BYTES;
+                let searched = self.search.as_ref().is_some_and(|search| {
+                    frame.kind == FrameKind::Own && search.position() >= self.reader.position()
+                });
+                if !self.window.push(seq, bytes, frame) && seq >= self.first_seq && !searched {
                     tracing::error!("sequence number {seq} came twice or after it was given up");
                 }
             }
@@ -144,25 +184,35 @@ impl Cold {
     }
 
     /// Passes on what is in order.
-    fn pass_on(&mut self, idle: bool) -> Result<()> {
+    fn pass_on(&mut self, idle: bool, stopping: bool) -> Result<()> {
         loop {
             while let Some(frame) = self.window.pop() {
                 self.waiting_since = None;
                 self.frame(frame)?;
             }
-            let Some((first_seq, last_seq)) = self.window.gap() else {
+            let Some((first_seq, last_seq)) = self.missing(idle, stopping) else {
                 self.waiting_since = None;
                 return Ok(());
             };
-            match self.give_up(first_seq, last_seq, idle) {
+            match self.give_up(first_seq, last_seq, idle, stopping) {
                 Some(last_seq) => self.hole(last_seq)?,
                 None => return Ok(()),
             }
         }
     }
 
+    /// The first numbers that are missing: while later ones wait; and at the end also those after which none comes.
+    fn missing(&self, idle: bool, stopping: bool) -> Option<(u64, u64)> {
+        let next_seq = self.window.next_seq();
+        self.window.gap().or_else(|| {
+            let taken_seq = self.shared.numbers.peek();
+            (idle && stopping && self.window.len() == 0 && next_seq < taken_seq)
+                .then(|| (next_seq, taken_seq - 1))
+        })
+    }
+
     /// How much of a gap is lost for certain, or has been waited for long enough.
-    fn give_up(&mut self, first_seq: u64, last_seq: u64, idle: bool) -> Option<u64> {
+    fn give_up(&mut self, first_seq: u64, last_seq: u64, idle: bool, stopping: bool) -> Option<u64> {
         self.read_lost();
         if let Some(first) = self.lost.get(&first_seq) {
             // What the same inode lost in a row is one hole.
@@ -177,29 +227,32 @@ impl Cold {
             .range(first_seq..=last_seq)
             .next()
             .copied();
-        if owed == Some(first_seq) {
+        let until_owed = match owed {
+            // Whoever took a number has ended by now, and all that was handed over has been looked through.
+            _ if stopping && idle && self.is_over_bound() => first_seq,
+            _ if stopping && idle => last_seq,
             // Its owner lives and will submit it.
-            return None;
-        }
-        let too_much = self.window.bytes() > WINDOW_BYTES_MAX;
+            Some(owed) if owed == first_seq => return None,
+            Some(owed) => owed - 1,
+            None => last_seq,
+        };
+        // While the spool is full, what is missing may well be in the ring.
+        let all_read = idle && !lock(&self.shared.spool).spool.is_full();
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        if too_much || (idle && since.elapsed() > GRACE) {
-            let until_owed = owed.map_or(last_seq, |seq| seq - 1);
-            let until_known = (first_seq..=until_owed)
-                .find(|seq| self.lost.contains_key(seq))
-                .map_or(until_owed, |seq| seq - 1);
-            return Some(until_known);
-        }
-        None
+        let waited = all_read && (stopping || since.elapsed() > self.shared.limits.grace);
+        (waited || self.is_over_bound()).then(|| {
+            self.lost
+                .range(first_seq..=until_owed)
+                .next()
+                .map_or(until_owed, |(seq, _)| seq - 1)
+        })
     }
 
     fn read_lost(&mut self) {
-        let head = self.options.counters.get(Counter::LostHead);
-        if head == self.lost_cursor {
-            return;
-        }
-        if let Some(slots) = self.options.lost.read(&mut self.lost_cursor, head) {
-            self.lost.extend(slots.into_iter().map(|slot| (slot.seq, slot)));
+        if let Some(slots) = self.shared.numbers.read_lost(&mut self.lost_cursor) {
+            let next_seq = self.window.next_seq();
+            let new = slots.into_iter().filter(|slot| slot.seq >= next_seq);
+            self.lost.extend(new.map(|slot| (slot.seq, slot)));
         }
     }
 
@@ -207,8 +260,8 @@ impl Cold {
     fn hole(&mut self, last_seq: u64) -> Result<()> {
         let (first_seq, last_seq) = self.window.give_up(last_seq);
         let slot = self.lost.remove(&first_seq);
-        for seq in first_seq + 1..=last_seq.min(first_seq + self.lost.len() as u64) {
-            self.lost.remove(&seq);
+        while let Some(passed) = self.lost.first_entry().filter(|first| *first.key() <= last_seq) {
+            passed.remove();
         }
         let key = |inode: abi::InodeRef| InodeKey {
             ino: inode.ino,
@@ -241,13 +294,13 @@ impl Cold {
             }
             None => self.wanted.push(Request::Everything { closes }),
         }
-        self.record(own(first_seq, last_seq, Op::Hole { last_seq, inode }))
+        self.record(own_record(first_seq, last_seq, Op::Hole { last_seq, inode }))
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
         match frame.kind {
             FrameKind::Own => {
-                let record = decode_own(&frame.payload)?;
+                let record = own::decode(&frame.payload)?;
                 lock(&self.shared.outstanding).remove(&record.seq);
                 self.doubt.own(&record, &mut self.wanted);
                 self.record(record)
@@ -271,7 +324,7 @@ impl Cold {
                             closes,
                         }
                     });
-                    self.record(own(
+                    self.record(own_record(
                         seq,
                         seq,
                         Op::Hole {
@@ -288,7 +341,7 @@ impl Cold {
                     let seq = decode::seq_of(&frame.payload)?;
                     tracing::error!("event {seq} cannot be decoded: {error:#}");
                     self.wanted.push(Request::Everything { closes: Some(seq) });
-                    self.record(own(
+                    self.record(own_record(
                         seq,
                         seq,
                         Op::Hole {
@@ -316,10 +369,7 @@ impl Cold {
         self.shared
             .holes_open
             .store(self.holes.len() as u64, Ordering::Relaxed);
-        match self.merger.push(record) {
-            Some(record) => self.write(record),
-            None => Ok(()),
-        }
+        self.output.push(record)
     }
 
     /// What was read for one hole repaired others too.
@@ -333,63 +383,22 @@ impl Cold {
         };
         let closed = |hole_seq| {
             let seq = handle.take_seq();
-            own(seq, seq, Op::HoleClosed { hole_seq })
+            own_record(seq, seq, Op::HoleClosed { hole_seq })
         };
         handle.submit(others.into_iter().map(closed).collect())
-    }
-
-    fn write(&mut self, record: Record) -> Result<()> {
-        self.unsealed_since.get_or_insert_with(Instant::now);
-        self.unsealed_bytes += match &record.op {
-            Op::Write { length, .. } => *length + RECORD_BYTES,
-            _ => RECORD_BYTES,
-        };
-        let pushed = self.writer.push(&record);
-        self.unsealed.push(record);
-        match pushed {
-            Ok(()) => Ok(()),
-            Err(error) => self.again(error),
-        }
     }
 
     fn is_due(&self, idle: bool, stopping: bool) -> bool {
         let flush_seq = self.shared.flush_seq.load(Ordering::SeqCst);
         let asked =
             flush_seq > self.shared.durable_seq.load(Ordering::SeqCst) && self.window.next_seq() > flush_seq;
-        let late = self
-            .unsealed_since
-            .is_some_and(|since| since.elapsed() > SEAL_AFTER);
-        asked
-            || late
-            || (stopping && idle)
-            || self.unsealed_bytes >= UNSEALED_BYTES_MAX
-            || self.writer.bytes_pending() >= self.options.segment_bytes_target
+        asked || (stopping && idle) || self.output.is_due()
     }
 
     /// Seals everything that has passed, and gives spool space back.
     fn seal(&mut self) -> Result<()> {
-        if let Some(record) = self.merger.finish() {
-            self.write(record)?;
-        }
         let durable_seq = self.window.next_seq() - 1;
-        loop {
-            match self.writer.seal() {
-                Ok(sealed) => {
-                    if let Some(sealed) = sealed {
-                        self.shared.segments.fetch_add(1, Ordering::Relaxed);
-                        self.shared
-                            .bytes_written
-                            .fetch_add(sealed.bytes, Ordering::Relaxed);
-                    }
-                    break;
-                }
-                Err(error) => self.again(error)?,
-            }
-        }
-        self.unsealed.clear();
-        self.unsealed_since = None;
-        self.unsealed_bytes = 0;
-        *lock(&self.shared.waits) = None;
+        self.output.seal()?;
         self.shared.durable_seq.store(durable_seq, Ordering::SeqCst);
         let needed = self
             .window
@@ -397,7 +406,7 @@ impl Cold {
             .map(|frame| frame.file)
             .min()
             .unwrap_or(u64::MAX)
-            .min(self.reader.file());
+            .min(self.reader.position().file);
         let mut state = lock(&self.shared.spool);
         let mut oldest = state.oldest;
         state.spool.release(&mut oldest, needed)?;
@@ -406,40 +415,9 @@ impl Cold {
         self.shared.news.notify_all();
         Ok(())
     }
-
-    /// The medium failed: says so, waits, and pushes again what was not sealed, until it works or the pipeline ends.
-    fn again(&mut self, error: Error) -> Result<()> {
-        let mut error = error;
-        loop {
-            if !matches!(error, Error::Io { .. } | Error::MediumFull(_))
-                || self.shared.stop_cold.load(Ordering::SeqCst)
-            {
-                return Err(error).context("write to the medium");
-            }
-            tracing::error!("the medium: {error}; spooling goes on, trying again");
-            let since = lock(&self.shared.waits)
-                .as_ref()
-                .map_or_else(Instant::now, |waits| waits.since);
-            *lock(&self.shared.waits) = Some(Waits {
-                since,
-                why: format!("the medium: {error}"),
-                exit_code: error.exit_code(),
-            });
-            std::thread::sleep(RETRY);
-            match self
-                .unsealed
-                .iter()
-                .try_for_each(|record| self.writer.push(record))
-            {
-                // It is well again when something is sealed.
-                Ok(()) => return Ok(()),
-                Err(again) => error = again,
-            }
-        }
-    }
 }
 
-fn own(seq: u64, last_seq: u64, op: Op) -> Record {
+fn own_record(seq: u64, last_seq: u64, op: Op) -> Record {
     let time_ns = now_ns();
     let actor = Actor {
         comm: b"recorder".to_vec(),

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Shared, lock};
-use crate::capture::Ring;
+use super::Events;
+use super::shared::{Shared, Waits, lock};
+use crate::cli::exit::coded;
 use crate::decode;
 use crate::spool::FrameKind;
 
@@ -17,17 +17,17 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Events are gathered this long before they are taken.
 const GATHER: Duration = Duration::from_millis(5);
 /// Longest wait for an event.
-const POLL_NS: i64 = 100_000_000;
+const POLL: Duration = Duration::from_millis(100);
 /// Time between two syncs of the spool.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The thread that empties the ring.
-pub(super) struct Drain {
+pub(super) struct Drain<E: Events> {
     pub(super) shared: Arc<Shared>,
-    pub(super) ring: Ring,
+    pub(super) events: E,
 }
 
-impl Drain {
+impl<E: Events> Drain<E> {
     /// Runs until told to stop and the ring is empty.
     pub(super) fn run(mut self) -> Result<()> {
         let mut said_full = false;
@@ -43,7 +43,10 @@ impl Drain {
                 self.shared.check()?;
                 self.shared
                     .ring_fill_bytes
-                    .store(self.ring.fill_bytes(), Ordering::Relaxed);
+                    .store(self.events.fill_bytes(), Ordering::Relaxed);
+                if stopping {
+                    self.give_up()?;
+                }
                 std::thread::sleep(GATHER * 4);
                 continue;
             }
@@ -53,14 +56,7 @@ impl Drain {
                 if stopping {
                     return Ok(());
                 }
-                let timeout = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: POLL_NS,
-                };
-                match poll(&mut [PollFd::new(&self.ring, PollFlags::IN)], Some(&timeout)) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error).context("wait for the ring"),
-                }
+                self.events.wait(POLL)?;
             }
             if !stopping && taken < BATCH_BYTES {
                 std::thread::sleep(GATHER);
@@ -68,31 +64,46 @@ impl Drain {
         }
     }
 
+    /// At the end, with a full spool and a medium that takes nothing: what is in the ring has no place to go to.
+    fn give_up(&self) -> Result<()> {
+        match self.shared.refused_the_end() {
+            Some(Waits { why, exit_code, .. }) => Err(coded(
+                exit_code,
+                format!(
+                    "{why}; the spool is full too, so {} bytes of captured events are given up",
+                    self.events.fill_bytes()
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Takes one batch; returns its bytes.
     fn take(&mut self) -> Result<usize> {
         let mut state = lock(&self.shared.spool);
-        let (mut events, mut bytes, mut appended_seq, mut result) = (0, 0, state.appended_seq, Ok(()));
-        let taken = self.ring.drain(BATCH_BYTES, |event| {
+        let (mut count, mut bytes, mut appended_seq, mut result) = (0, 0, state.appended_seq, Ok(()));
+        let taken = self.events.drain(BATCH_BYTES, |event| {
             let event = decode::meaningful(event);
             if let Err(error) = state.spool.append(FrameKind::Event, &[event]) {
                 result = Err(error);
             }
             appended_seq = appended_seq.max(decode::seq_of(event).unwrap_or(0));
-            events += 1;
+            count += 1;
             bytes += event.len() as u64;
         });
         result.context("append to the spool")?;
         if taken > 0 {
             state.appended_seq = appended_seq;
             state.written = state.spool.write()?;
-            self.shared.events.fetch_add(events, Ordering::Relaxed);
+            self.shared.events.fetch_add(count, Ordering::Relaxed);
+            self.shared.steps.fetch_add(1, Ordering::Relaxed);
             self.shared.bytes_captured.fetch_add(bytes, Ordering::Relaxed);
             self.shared.news.notify_all();
         }
         drop(state);
         self.shared
             .ring_fill_bytes
-            .store(self.ring.fill_bytes(), Ordering::Relaxed);
+            .store(self.events.fill_bytes(), Ordering::Relaxed);
         Ok(taken)
     }
 }

@@ -1,0 +1,204 @@
+//! What is asked of a volume while it is recorded: marks, flushes, the look for misses, detaching.
+//!
+//! Owns how long each of these may take. A medium that is slow is waited for; one that refuses everything for ten seconds, or does
+//! not come back from a call for two minutes, ends the waiting with its exit code (20 or 21).
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use abi::Counter;
+use anyhow::{Context as _, Result, ensure};
+use journal::record::{InodeKey, Op};
+use serde_json::{Value, json};
+
+use super::volume::{Parts, STATE_RECORDING, Session};
+use crate::cli::exit::{FAILED, code_of, coded};
+use crate::snapshot::{Sink as _, own_record};
+
+/// Longest time that a flush may take while the medium takes what it is given.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest time that a mark waits for repairs.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How a volume was detached.
+#[derive(Clone, Debug)]
+pub(super) enum Detached {
+    /// Everything is on the medium.
+    Well,
+    /// Not so.
+    Badly {
+        /// Exit code.
+        code: u8,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Session {
+    /// Journals a record of the volume as a whole. From when the end begins nothing is taken any more: it would not get there.
+    fn journal(&self, op: Op) -> Result<(u64, i64)> {
+        let is_ending = self.is_ending.read().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!*is_ending, "{} is being detached", self.path.display());
+        let seq = self.sink.take_seq();
+        let record = own_record(seq, InodeKey::default(), false, op);
+        let time_ns = record.time_ns;
+        self.sink.submit(vec![record])?;
+        Ok((seq, time_ns))
+    }
+
+    /// Syncs the volume, so that stores through mappings are in, then puts down a record of the volume as a whole.
+    fn put_down(&self, op: Op) -> Result<(u64, i64)> {
+        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
+        self.sink.handle.reserve_or_say(FLUSH_TIMEOUT)?;
+        self.journal(op)
+    }
+
+    /// Looks whether the kernel skipped a program, or a program found no room for what it must remember: nothing names what was
+    /// missed then, so it is journaled as a hole, and the whole volume is read again to close it.
+    pub(super) fn check_misses(&self) -> Result<()> {
+        let misses = match &*self.parts() {
+            Some(parts) => parts.capture.misses() + parts.capture.counters().get(Counter::MapFull),
+            None => return Ok(()),
+        };
+        let before = self.misses_seen.swap(misses, Ordering::Relaxed);
+        if misses <= before {
+            return Ok(());
+        }
+        let new = misses - before;
+        tracing::warn!(
+            "{}: {new} events were missed in the kernel: reading the volume again",
+            self.path.display()
+        );
+        // The hole names no number that was lost: it takes one of its own.
+        let is_ending = self.is_ending.read().unwrap_or_else(PoisonError::into_inner);
+        if *is_ending {
+            return Ok(());
+        }
+        let seq = self.sink.take_seq();
+        let op = Op::Hole {
+            last_seq: seq,
+            inode: None,
+        };
+        self.sink
+            .submit(vec![own_record(seq, InodeKey::default(), false, op)])
+            .context("journal missed events")
+    }
+
+    /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
+    /// live file system and stands in the journal. Gives up after [`SETTLE_TIMEOUT`], or where the medium is not there: what is not
+    /// settled then is so later.
+    fn settle(&self) -> Result<()> {
+        if self.state.load(Ordering::Relaxed) != STATE_RECORDING {
+            return Ok(());
+        }
+        let handle = &self.sink.handle;
+        let end = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            let before = handle.all_served();
+            let (seq, _) = self.put_down(Op::Barrier)?;
+            if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
+                tracing::warn!("{}: repairs are still under way", self.path.display());
+                return Ok(());
+            }
+            // Nothing was asked for since before the number was taken: nothing is open at it.
+            if before.is_some() && handle.all_served() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Names this moment.
+    pub(super) fn mark(&self, name: &str) -> Result<Value> {
+        self.settle()?;
+        let (seq, time_ns) = self.put_down(Op::Mark {
+            name: name.to_owned(),
+        })?;
+        let time = jiff::Timestamp::from_nanosecond(time_ns.into())
+            .context("tell the time")?
+            .to_string();
+        Ok(json!({ "name": name, "uuid": self.volume.uuid, "path": self.path, "seq": seq, "time": time }))
+    }
+
+    /// Brings everything up to now onto the medium.
+    pub(super) fn flush(&self, wait: bool) -> Result<Value> {
+        if wait {
+            self.settle()?;
+        }
+        let (seq, _) = self.put_down(Op::Barrier)?;
+        if wait {
+            self.sink.handle.flush_or_say(seq, FLUSH_TIMEOUT)?;
+        } else {
+            self.sink.handle.flush_soon(seq);
+        }
+        let status = self.sink.handle.status();
+        Ok(json!({
+            "uuid": self.volume.uuid, "path": self.path, "seq": seq, "waited": wait,
+            "durable_seq": status.durable_seq, "segment": status.segments,
+        }))
+    }
+
+    /// Syncs, takes the programs off, brings everything onto the medium, ends the threads. Whoever comes second waits for the first,
+    /// and hears the same.
+    pub(super) fn detach(&self) -> Result<Value> {
+        let mut detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parts) = self.parts().take() {
+            let is_whole = self.state.load(Ordering::Relaxed) == STATE_RECORDING;
+            *detached = Some(match self.end(parts) {
+                Ok(()) => Detached::Well,
+                Err(error) => Detached::Badly {
+                    code: code_of(&error),
+                    why: format!("{error:#}"),
+                },
+            });
+            if !is_whole {
+                eprintln!(
+                    "{}: its base was not complete: this epoch cannot be restored",
+                    self.path.display()
+                );
+            }
+        }
+        let status = self.sink.handle.status();
+        match &*detached {
+            Some(Detached::Well) => Ok(json!({
+                "path": self.path, "uuid": self.volume.uuid, "durable_seq": status.durable_seq,
+            })),
+            Some(Detached::Badly { code, why }) => Err(coded(
+                *code,
+                format!(
+                    "{why}; up to seq {} of {} is on the medium, what came after lies in {} until the next attach, which takes a new base",
+                    status.durable_seq,
+                    status.captured_seq,
+                    self.spool_dir.display()
+                ),
+            )),
+            None => Err(coded(FAILED, "it was not attached")),
+        }
+    }
+
+    fn end(&self, parts: Parts) -> Result<()> {
+        let Parts {
+            capture,
+            pipeline,
+            worker,
+            _lock,
+        } = parts;
+        let synced = self
+            .sink
+            .handle
+            .check()
+            .and_then(|()| self.settle())
+            .and_then(|()| self.put_down(Op::Barrier))
+            .map(drop);
+        // Own records on their way pass before; none comes after.
+        *self.is_ending.write().unwrap_or_else(PoisonError::into_inner) = true;
+        self.sink.stop.store(true, Ordering::Relaxed);
+        if worker.is_some_and(|worker| worker.join().is_err()) {
+            tracing::error!("the snapshot thread of {} panicked", self.path.display());
+        }
+        let detached = capture.detach().context("take the programs out of the kernel");
+        let stopped = pipeline.stop().context("bring the rest onto the medium");
+        // What the end says of the medium tells more than that the barrier found no room.
+        stopped.and(detached).and(synced)
+    }
+}

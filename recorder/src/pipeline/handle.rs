@@ -1,0 +1,243 @@
+//! The way into a pipeline, for any thread: numbers, own records, waiting, status.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use journal::record::Record;
+
+use super::own;
+use super::shared::{Shared, SpoolState, Waits, lock};
+use crate::cli::exit::coded;
+use crate::spool::FrameKind;
+
+/// What a pipeline has done so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PipelineStatus {
+    /// Newest number taken.
+    pub(crate) captured_seq: u64,
+    /// Newest number in the spool, synced.
+    pub(crate) spooled_seq: u64,
+    /// Everything up to here is on the medium, synced.
+    pub(crate) durable_seq: u64,
+    /// Bytes that wait in the ring.
+    pub(crate) ring_fill_bytes: u64,
+    /// Bytes in memory that wait for a missing number.
+    pub(crate) window_bytes: u64,
+    /// Bytes of disk that the spool takes.
+    pub(crate) spool_bytes: u64,
+    /// Events from the kernel.
+    pub(crate) events: u64,
+    /// Their bytes.
+    pub(crate) bytes_captured: u64,
+    /// Bytes of sealed segments.
+    pub(crate) bytes_written: u64,
+    /// Sealed segments.
+    pub(crate) segments: u64,
+    /// Holes that are not repaired.
+    pub(crate) holes_open: u64,
+    /// Why it does not go on, or what it waits for.
+    pub(crate) error: Option<String>,
+}
+
+/// A way into a pipeline, for any thread.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// The epoch that is being written.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Waits until `done`, or until `give_up` has an error, or the pipeline one.
+    fn wait_until(
+        &self,
+        done: impl Fn(&SpoolState) -> bool,
+        give_up: impl Fn() -> Option<anyhow::Error>,
+    ) -> Result<()> {
+        let mut state = lock(&self.shared.spool);
+        while !done(&state) {
+            self.shared.check()?;
+            if let Some(error) = give_up() {
+                return Err(error);
+            }
+            state = self.shared.wait(state);
+        }
+        drop(state);
+        self.shared.check()
+    }
+
+    /// Why there is no use in waiting longer: the medium refuses, or the time is over.
+    fn out_of_patience(&self, begin: Instant, timeout: Duration) -> Option<anyhow::Error> {
+        if let Some(Waits { why, exit_code, .. }) = self.shared.refused(begin) {
+            return Some(coded(exit_code, format!("not on the medium yet: {why}")));
+        }
+        if begin.elapsed() < timeout {
+            return None;
+        }
+        let why = lock(&self.shared.waits)
+            .clone()
+            .map_or_else(|| "it is slow".to_owned(), |waits| waits.why);
+        Some(anyhow!("not on the medium yet: {why}"))
+    }
+
+    /// Waits until the spool is below its high-water mark, however long a medium stays away. To be called while no number is
+    /// outstanding.
+    ///
+    /// # Errors
+    /// When told to stop, or the pipeline has stopped.
+    pub(crate) fn reserve(&self, stop: &AtomicBool) -> Result<()> {
+        self.wait_until(
+            |state| !state.spool.is_above_high_water(),
+            || {
+                stop.load(Ordering::Relaxed)
+                    .then(|| anyhow!("interrupted while the spool is full"))
+            },
+        )
+    }
+
+    /// As [`Handle::reserve`], but fails as soon as the medium has refused everything for [`super::Limits::patience`].
+    ///
+    /// # Errors
+    /// Also with the exit code of the medium's trouble.
+    pub(crate) fn reserve_or_say(&self, timeout: Duration) -> Result<()> {
+        let begin = Instant::now();
+        self.wait_until(
+            |state| !state.spool.is_above_high_water(),
+            || {
+                self.out_of_patience(begin, timeout)
+                    .map(|error| error.context("the spool is full"))
+            },
+        )
+    }
+
+    /// Takes a number for a record that will be submitted: until then nothing later passes.
+    pub(crate) fn take_seq(&self) -> u64 {
+        let mut outstanding = lock(&self.shared.outstanding);
+        let seq = self.shared.numbers.next();
+        outstanding.insert(seq);
+        seq
+    }
+
+    /// Hands over records whose numbers were taken.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped, or the spool's disk fails.
+    pub(crate) fn submit(&self, records: Vec<Record>) -> Result<()> {
+        self.shared.check()?;
+        let mut state = lock(&self.shared.spool);
+        for record in &records {
+            let (length, head, data) = own::encode(record)?;
+            state.spool.append(FrameKind::Own, &[&length, &head, data])?;
+            state.appended_seq = state.appended_seq.max(record.seq);
+        }
+        state.written = state.spool.write()?;
+        self.shared.news.notify_all();
+        Ok(())
+    }
+
+    fn ask_for(&self, seq: u64) {
+        self.shared.flush_seq.fetch_max(seq, Ordering::SeqCst);
+        self.shared.news.notify_all();
+    }
+
+    fn is_durable(&self, seq: u64) -> bool {
+        self.shared.durable_seq.load(Ordering::SeqCst) >= seq
+    }
+
+    /// Asks for everything up to `seq` to be brought onto the medium; waits for nothing.
+    pub(crate) fn flush_soon(&self, seq: u64) {
+        self.ask_for(seq);
+    }
+
+    /// Returns when everything up to `seq` is on the medium, however long that stays away.
+    ///
+    /// # Errors
+    /// When told to stop, or the pipeline has stopped.
+    pub(crate) fn flush(&self, seq: u64, stop: &AtomicBool) -> Result<()> {
+        self.ask_for(seq);
+        self.wait_until(
+            |_| self.is_durable(seq),
+            || {
+                stop.load(Ordering::Relaxed)
+                    .then(|| anyhow!("interrupted while waiting for the medium"))
+            },
+        )
+    }
+
+    /// Returns when everything up to `seq` is on the medium; fails as soon as that has refused everything for
+    /// [`super::Limits::patience`].
+    ///
+    /// # Errors
+    /// Also with the exit code of the medium's trouble, and when the time is over.
+    pub(crate) fn flush_or_say(&self, seq: u64, timeout: Duration) -> Result<()> {
+        let begin = Instant::now();
+        self.ask_for(seq);
+        self.wait_until(|_| self.is_durable(seq), || self.out_of_patience(begin, timeout))
+    }
+
+    /// Requests that were sent so far, where all of them are answered.
+    pub(crate) fn all_served(&self) -> Option<u64> {
+        let served = self.shared.requests_served.load(Ordering::SeqCst);
+        let sent = self.shared.requests_sent.load(Ordering::SeqCst);
+        (served >= sent).then_some(sent)
+    }
+
+    /// To be called when the records that answer a request are submitted.
+    pub(crate) fn served(&self) {
+        self.shared.requests_served.fetch_add(1, Ordering::SeqCst);
+        self.shared.news.notify_all();
+    }
+
+    /// Waits until everything up to `seq` was looked at and what it asked for is answered; false where that did not come in time, or
+    /// cannot because the medium is not there.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped.
+    pub(crate) fn settle(&self, seq: u64, timeout: Duration) -> Result<bool> {
+        let end = Instant::now() + timeout;
+        let mut state = lock(&self.shared.spool);
+        while self.shared.passed_seq.load(Ordering::SeqCst) < seq || self.all_served().is_none() {
+            self.shared.check()?;
+            if Instant::now() >= end || lock(&self.shared.waits).is_some() {
+                return Ok(false);
+            }
+            state = self.shared.wait(state);
+        }
+        Ok(true)
+    }
+
+    /// Fails where the pipeline has stopped, with the exit code of its trouble. Waiting for a medium is no stop.
+    ///
+    /// # Errors
+    /// Why it has stopped.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.shared.check()
+    }
+
+    /// What was done so far.
+    pub(crate) fn status(&self) -> PipelineStatus {
+        let shared = &self.shared;
+        let number = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let failed = lock(&shared.failed).clone().map(|failure| failure.why);
+        let error = failed.or_else(|| lock(&shared.waits).clone().map(|waits| waits.why));
+        PipelineStatus {
+            captured_seq: shared.numbers.peek().saturating_sub(1),
+            spooled_seq: number(&shared.spooled_seq),
+            durable_seq: number(&shared.durable_seq),
+            ring_fill_bytes: number(&shared.ring_fill_bytes),
+            window_bytes: number(&shared.window_bytes),
+            spool_bytes: lock(&shared.spool).spool.bytes(),
+            events: number(&shared.events),
+            bytes_captured: number(&shared.bytes_captured),
+            bytes_written: number(&shared.bytes_written),
+            segments: number(&shared.segments),
+            holes_open: number(&shared.holes_open),
+            error,
+        }
+    }
+}

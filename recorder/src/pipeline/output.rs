@@ -1,0 +1,162 @@
+//! The end of the cold path: records in order -> merged -> a segment on the medium, tried again for as long as the medium refuses.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use journal::record::{Op, Record};
+use journal::{Error, Writer};
+
+use super::shared::{Shared, Waits, lock};
+use crate::cli::exit::{MEDIUM_NEEDED, coded};
+use crate::merge::Merger;
+
+/// About what a record takes in memory beside its data.
+const RECORD_BYTES: u64 = 512;
+
+/// Writes records to the medium and keeps them until they are sealed there.
+pub(super) struct Output {
+    shared: Arc<Shared>,
+    merger: Merger,
+    writer: Writer,
+    /// Records of the segment begun: pushed again when the medium fails.
+    unsealed: Vec<Record>,
+    unsealed_since: Option<Instant>,
+    unsealed_bytes: u64,
+}
+
+impl Output {
+    pub(super) fn new(shared: Arc<Shared>, writer: Writer) -> Self {
+        Self {
+            shared,
+            merger: Merger::default(),
+            writer,
+            unsealed: Vec::new(),
+            unsealed_since: None,
+            unsealed_bytes: 0,
+        }
+    }
+
+    /// Takes the next record.
+    pub(super) fn push(&mut self, record: Record) -> Result<()> {
+        match self.merger.push(record) {
+            Some(record) => self.write(record),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether everything taken is sealed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unsealed.is_empty() && self.merger.is_empty()
+    }
+
+    /// Whether time or size say that it is to be sealed.
+    pub(super) fn is_due(&self) -> bool {
+        let limits = &self.shared.limits;
+        let late = self
+            .unsealed_since
+            .is_some_and(|since| since.elapsed() > limits.seal_after);
+        late || self.unsealed_bytes >= limits.unsealed_bytes_max
+            || self.writer.bytes_pending() >= limits.segment_bytes
+    }
+
+    fn write(&mut self, record: Record) -> Result<()> {
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.unsealed_since.get_or_insert_with(Instant::now);
+        self.unsealed_bytes += weight(&record);
+        let pushed = self.writer.push(&record);
+        self.unsealed.push(record);
+        match pushed {
+            Ok(()) => Ok(()),
+            Err(error) => self.again(error),
+        }
+    }
+
+    /// Seals everything taken.
+    pub(super) fn seal(&mut self) -> Result<()> {
+        if let Some(record) = self.merger.finish() {
+            self.write(record)?;
+        }
+        loop {
+            match self.writer.seal() {
+                Ok(sealed) => {
+                    if let Some(sealed) = sealed {
+                        self.shared.segments.fetch_add(1, Ordering::Relaxed);
+                        self.shared
+                            .bytes_written
+                            .fetch_add(sealed.bytes, Ordering::Relaxed);
+                        // Only what the medium took proves that it is well again.
+                        *lock(&self.shared.waits) = None;
+                    }
+                    break;
+                }
+                Err(error) => self.again(error)?,
+            }
+        }
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.unsealed.clear();
+        self.unsealed_since = None;
+        self.unsealed_bytes = 0;
+        Ok(())
+    }
+
+    /// The medium failed: says so, waits, and pushes again what was not sealed, until it works, or the pipeline is to end and has
+    /// waited long enough.
+    fn again(&mut self, error: Error) -> Result<()> {
+        let mut error = error;
+        loop {
+            let exit_code = match &error {
+                Error::MediumFull(_) => error.exit_code(),
+                Error::Io { .. } => MEDIUM_NEEDED,
+                _ => return Err(error).context("write to the medium"),
+            };
+            let why = format!("the medium: {error}");
+            tracing::error!("{why}; spooling goes on, trying again");
+            {
+                let mut waits = lock(&self.shared.waits);
+                let since = waits.as_ref().map_or_else(Instant::now, |waits| waits.since);
+                *waits = Some(Waits {
+                    since,
+                    why: why.clone(),
+                    exit_code,
+                });
+            }
+            // Without this, a mark that waits for repairs would only look again when something is written.
+            self.shared.news.notify_all();
+            if self.shared.stop_cold.load(Ordering::SeqCst) && self.shared.refused_the_end().is_some() {
+                return Err(coded(exit_code, why));
+            }
+            std::thread::sleep(self.shared.limits.retry);
+            self.shared.check()?;
+            self.shared.steps.fetch_add(1, Ordering::Relaxed);
+            match self
+                .unsealed
+                .iter()
+                .try_for_each(|record| self.writer.push(record))
+            {
+                // It is well again when something is sealed.
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+}
+
+/// Bytes that a record takes in memory, about.
+fn weight(record: &Record) -> u64 {
+    let data = match &record.op {
+        Op::Write { length, .. } => *length,
+        Op::SetXattr { value, .. } => value.len() as u64,
+        Op::Create {
+            link_target: Some(target),
+            ..
+        }
+        | Op::Snapshot {
+            link_target: Some(target),
+            ..
+        } => target.len() as u64,
+        _ => 0,
+    };
+    RECORD_BYTES + data
+}

@@ -1,0 +1,84 @@
+//! What a pipeline takes from the kernel, as traits: so that tests can feed it without one.
+//!
+//! Owns the two traits and how the capture's types fill them. The ring is generic, not an object: the hot path calls it directly.
+
+use std::time::Duration;
+
+use abi::{Counter, LostSlot};
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::capture::{Counters, Lost, Ring, Sequence};
+
+/// Where events come from; there is one reader.
+pub(crate) trait Events: Send + 'static {
+    /// Hands events to `take` until none waits or `bytes_max` are taken; returns the bytes taken.
+    fn drain(&mut self, bytes_max: usize, take: impl FnMut(&[u8])) -> usize;
+
+    /// Bytes that wait.
+    fn fill_bytes(&self) -> u64;
+
+    /// Returns when an event is there, or after this time.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn wait(&self, timeout: Duration) -> Result<()>;
+}
+
+/// The numbers, and what became of those whose events found no place.
+pub(crate) trait Numbers: Send + Sync {
+    /// Takes the next number.
+    fn next(&self) -> u64;
+
+    /// The number that will be taken next.
+    fn peek(&self) -> u64;
+
+    /// What was lost since `cursor`, which moves on; `None` where that is not known.
+    fn read_lost(&self, cursor: &mut u64) -> Option<Vec<LostSlot>>;
+}
+
+impl Events for Ring {
+    fn drain(&mut self, bytes_max: usize, take: impl FnMut(&[u8])) -> usize {
+        Ring::drain(self, bytes_max, take)
+    }
+
+    fn fill_bytes(&self) -> u64 {
+        Ring::fill_bytes(self)
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<()> {
+        let timeout = Timespec::try_from(timeout).context("wait for so long")?;
+        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("wait for the ring"),
+        }
+    }
+}
+
+/// The arrays that the programs of a volume share with the recorder.
+pub(crate) struct SharedArrays {
+    /// The counter of sequence numbers.
+    pub(crate) sequence: Sequence,
+    /// The programs' counters.
+    pub(crate) counters: Counters,
+    /// What found no place in the ring.
+    pub(crate) lost: Lost,
+}
+
+impl Numbers for SharedArrays {
+    fn next(&self) -> u64 {
+        self.sequence.next()
+    }
+
+    fn peek(&self) -> u64 {
+        self.sequence.peek()
+    }
+
+    fn read_lost(&self, cursor: &mut u64) -> Option<Vec<LostSlot>> {
+        let head = self.counters.get(Counter::LostHead);
+        if head == *cursor {
+            return Some(Vec::new());
+        }
+        self.lost.read(cursor, head)
+    }
+}

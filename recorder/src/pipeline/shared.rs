@@ -1,0 +1,130 @@
+//! What the threads of a pipeline share: the spool under its lock, the numbers, why it does not go on.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Limits, Numbers};
+use crate::cli::exit::{code_of, coded};
+use crate::spool::{Position, Spool};
+
+/// How often a waiting thread looks whether the pipeline still runs.
+pub(super) const WAIT: Duration = Duration::from_millis(100);
+
+/// The spool under its lock, with what goes along with it.
+pub(super) struct SpoolState {
+    pub(super) spool: Spool,
+    /// Oldest file that is there.
+    pub(super) oldest: u64,
+    /// How far the reader may read.
+    pub(super) written: Position,
+    /// Newest number appended.
+    pub(super) appended_seq: u64,
+}
+
+/// What the threads share.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) spool: Mutex<SpoolState>,
+    /// Something was written, sealed or asked for.
+    pub(super) news: Condvar,
+    /// Numbers that the recorder took and whose records have not passed the window.
+    pub(super) outstanding: Mutex<BTreeSet<u64>>,
+    pub(super) numbers: Arc<dyn Numbers>,
+    pub(super) epoch: u64,
+    /// Everything up to here was looked at, and what that asked for is sent.
+    pub(super) passed_seq: AtomicU64,
+    /// Requests sent, and answered.
+    pub(super) requests_sent: AtomicU64,
+    pub(super) requests_served: AtomicU64,
+    /// Seal when everything up to here has passed.
+    pub(super) flush_seq: AtomicU64,
+    pub(super) spooled_seq: AtomicU64,
+    pub(super) durable_seq: AtomicU64,
+    pub(super) ring_fill_bytes: AtomicU64,
+    /// Bytes that wait for a missing number.
+    pub(super) window_bytes: AtomicU64,
+    pub(super) events: AtomicU64,
+    pub(super) bytes_captured: AtomicU64,
+    pub(super) bytes_written: AtomicU64,
+    pub(super) segments: AtomicU64,
+    pub(super) holes_open: AtomicU64,
+    /// Steps that the threads made: as long as it rises, none of them is stuck.
+    pub(super) steps: AtomicU64,
+    /// When the end began.
+    pub(super) ending_since: OnceLock<Instant>,
+    /// The hot thread drains what is left and ends.
+    pub(super) stop_hot: AtomicBool,
+    /// The cold thread ends when everything is sealed.
+    pub(super) stop_cold: AtomicBool,
+    /// Why a thread ended.
+    pub(super) failed: Mutex<Option<Failure>>,
+    /// What the cold thread waits for.
+    pub(super) waits: Mutex<Option<Waits>>,
+}
+
+/// Why a pipeline has stopped.
+#[derive(Clone)]
+pub(super) struct Failure {
+    pub(super) why: String,
+    /// For the command line.
+    pub(super) exit_code: u8,
+}
+
+/// What the cold thread waits for.
+#[derive(Clone)]
+pub(super) struct Waits {
+    pub(super) since: Instant,
+    pub(super) why: String,
+    /// For the command line.
+    pub(super) exit_code: u8,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Fails where a thread has, with its exit code.
+    pub(super) fn check(&self) -> Result<()> {
+        match &*lock(&self.failed) {
+            Some(Failure { why, exit_code }) => {
+                Err(coded(*exit_code, format!("recording has stopped: {why}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn fail(&self, thread: &str, error: &anyhow::Error) {
+        let why = format!("{thread}: {error:#}");
+        tracing::error!("{why}");
+        lock(&self.failed).get_or_insert(Failure {
+            why,
+            exit_code: code_of(error),
+        });
+        self.news.notify_all();
+    }
+
+    /// What the medium says, where it has refused everything for longer than somebody who waits since `from` is to wait.
+    pub(super) fn refused(&self, from: Instant) -> Option<Waits> {
+        lock(&self.waits)
+            .clone()
+            .filter(|waits| waits.since.max(from).elapsed() >= self.limits.patience)
+    }
+
+    /// The same for the end of the pipeline, once that has begun.
+    pub(super) fn refused_the_end(&self) -> Option<Waits> {
+        self.ending_since.get().and_then(|since| self.refused(*since))
+    }
+
+    /// Waits for news, for a while, without the spool being held by others.
+    pub(super) fn wait<'a>(&self, spool: MutexGuard<'a, SpoolState>) -> MutexGuard<'a, SpoolState> {
+        self.news
+            .wait_timeout(spool, WAIT)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+}

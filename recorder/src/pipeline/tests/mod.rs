@@ -1,0 +1,5 @@
+//! The pipeline without a kernel: events are fed as the ring would give them, the medium is a store that does as it is told.
+
+mod ends;
+mod order;
+mod rig;

@@ -1,0 +1,371 @@
+//! What the tests of the pipeline are made of: a ring and a counter of their own, a store that fails, waits or hangs, and the
+//! journal read back.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use abi::{DataBody, EventKind, Head, InodeRef, LostSlot};
+use anyhow::Result;
+use journal::record::{InodeKey, Op, Record};
+use journal::store::memory::{Failure, MemoryStore};
+use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
+use journal::{Label, Projection, Reader, VolumeInfo};
+
+use super::super::{Events, Handle, Limits, Numbers, Pipeline, PipelineOptions, Request};
+use crate::snapshot::own_record;
+
+/// How long anything may take before a test says that it hangs.
+pub(super) const TOO_LONG: Duration = Duration::from_secs(30);
+const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+/// The kernel's side: ring, counter, what was lost.
+#[derive(Default)]
+pub(super) struct Kernel {
+    ring: Mutex<VecDeque<Vec<u8>>>,
+    next: AtomicU64,
+    lost: Mutex<Vec<LostSlot>>,
+    /// The reader of the ring panics.
+    pub(super) panics: AtomicBool,
+}
+
+struct Ring(Arc<Kernel>);
+
+impl Events for Ring {
+    fn drain(&mut self, bytes_max: usize, mut take: impl FnMut(&[u8])) -> usize {
+        assert!(!self.0.panics.load(Ordering::SeqCst), "told to panic");
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some(event) = self.0.ring.lock().unwrap().pop_front() else {
+                break;
+            };
+            take(&event);
+            bytes += event.len();
+        }
+        bytes
+    }
+
+    fn fill_bytes(&self) -> u64 {
+        self.0
+            .ring
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|event| event.len() as u64)
+            .sum()
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<()> {
+        std::thread::sleep(timeout.min(Duration::from_millis(1)));
+        Ok(())
+    }
+}
+
+impl Numbers for Kernel {
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn peek(&self) -> u64 {
+        self.next.load(Ordering::SeqCst)
+    }
+
+    fn read_lost(&self, cursor: &mut u64) -> Option<Vec<LostSlot>> {
+        let lost = self.lost.lock().unwrap();
+        let new = lost[usize::try_from(*cursor).unwrap()..].to_vec();
+        *cursor = lost.len() as u64;
+        Some(new)
+    }
+}
+
+/// A write of `bytes` bytes to inode `ino` as it stands in the ring.
+pub(super) fn write_event(seq: u64, ino: u64, bytes: usize) -> Vec<u8> {
+    let length = size_of::<Head>() + size_of::<DataBody>() + bytes;
+    let mut head = Head {
+        size: u32::try_from(length).unwrap(),
+        kind: EventKind::Write as u16,
+        seq,
+        ..Head::default()
+    };
+    head.state.inode = InodeRef {
+        ino,
+        generation: 1,
+        pad: 0,
+    };
+    let body = DataBody {
+        // Apart from each other, so that nothing is merged.
+        offset: seq * (1 << 20),
+        length: u32::try_from(bytes).unwrap(),
+        pad: 0,
+    };
+    let mut event = Vec::with_capacity(length);
+    // SAFETY: plain structs of integers with explicit padding.
+    unsafe {
+        event.extend_from_slice(std::slice::from_raw_parts(
+            std::ptr::from_ref(&head).cast::<u8>(),
+            size_of::<Head>(),
+        ));
+        event.extend_from_slice(std::slice::from_raw_parts(
+            std::ptr::from_ref(&body).cast::<u8>(),
+            size_of::<DataBody>(),
+        ));
+    }
+    event.resize(length, u8::try_from(seq % 251).unwrap());
+    event
+}
+
+/// Bounds that do not keep a test waiting.
+pub(super) fn limits() -> Limits {
+    Limits {
+        grace: Duration::from_millis(200),
+        window_bytes_max: 1 << 20,
+        seal_after: Duration::from_millis(300),
+        segment_bytes: 2 << 20,
+        unsealed_bytes_max: 4 << 20,
+        retry: Duration::from_millis(20),
+        patience: Duration::from_millis(300),
+        stuck: Duration::from_secs(1),
+        spool_file_bytes: 12 << 20,
+    }
+}
+
+/// How the medium behaves.
+#[derive(Clone, Default)]
+pub(super) struct Medium {
+    pub(super) memory: MemoryStore,
+    /// Every create takes so long, in milliseconds.
+    pub(super) slow_ms: Arc<AtomicU64>,
+    /// Writes do not come back.
+    pub(super) hangs: Arc<AtomicBool>,
+}
+
+impl Medium {
+    pub(super) fn fail(&self, kind: io::ErrorKind) {
+        self.memory.fail_after(0, Failure::Error(kind));
+    }
+}
+
+impl Store for Medium {
+    fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
+        std::thread::sleep(Duration::from_millis(self.slow_ms.load(Ordering::SeqCst)));
+        Ok(Box::new(Hanging {
+            object: self.memory.create(name, kind)?,
+            hangs: Arc::clone(&self.hangs),
+        }))
+    }
+    fn list(&self) -> io::Result<Vec<ObjectInfo>> {
+        self.memory.list()
+    }
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
+        self.memory.open(name)
+    }
+    fn bytes_free(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+    fn describe(&self) -> String {
+        "a medium of the tests".to_owned()
+    }
+}
+
+struct Hanging {
+    object: Box<dyn Append>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Write for Hanging {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        while self.hangs.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.object.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.object.flush()
+    }
+}
+
+impl Append for Hanging {
+    fn seal(self: Box<Self>) -> io::Result<()> {
+        self.object.seal()
+    }
+}
+
+/// A running pipeline and everything around it.
+pub(super) struct Rig {
+    pub(super) kernel: Arc<Kernel>,
+    pub(super) medium: Medium,
+    pub(super) pipeline: Pipeline,
+    pub(super) handle: Handle,
+    pub(super) requests: Receiver<Request>,
+    spool: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with(limits())
+    }
+
+    pub(super) fn with(limits: Limits) -> Self {
+        let medium = Medium::default();
+        Label::ensure(&medium, b"replayer", 0).unwrap();
+        let kernel = Arc::new(Kernel {
+            next: AtomicU64::new(1),
+            ..Kernel::default()
+        });
+        let spool = tempfile::tempdir().unwrap();
+        let mut pipeline = Pipeline::start(PipelineOptions {
+            volume: VolumeInfo {
+                uuid: UUID.to_owned(),
+                fs_type: "ext4".to_owned(),
+                label: String::new(),
+                block_size: 4096,
+                size_bytes: 1 << 30,
+                root: InodeKey {
+                    ino: 2,
+                    generation: 0,
+                },
+                mount_path: "/origin".to_owned(),
+                hostname: "test".to_owned(),
+            },
+            spool_dir: spool.path().to_owned(),
+            spool_bytes_max: 4 * limits.spool_file_bytes,
+            store: Arc::new(medium.clone()),
+            events: Ring(Arc::clone(&kernel)),
+            numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
+            limits,
+        })
+        .unwrap();
+        Self {
+            handle: pipeline.handle(),
+            requests: pipeline.take_requests().unwrap(),
+            kernel,
+            medium,
+            pipeline,
+            spool,
+        }
+    }
+
+    /// A number as the kernel takes it.
+    pub(super) fn number(&self) -> u64 {
+        self.kernel.next()
+    }
+
+    /// Puts an event into the ring.
+    pub(super) fn arrive(&self, event: Vec<u8>) {
+        self.kernel.ring.lock().unwrap().push_back(event);
+    }
+
+    /// One write, captured; returns its number.
+    pub(super) fn captured(&self, ino: u64, bytes: usize) -> u64 {
+        let seq = self.number();
+        self.arrive(write_event(seq, ino, bytes));
+        seq
+    }
+
+    /// What the kernel remembers of an event that found no room.
+    pub(super) fn lost(&self, slot: LostSlot) {
+        self.kernel.lost.lock().unwrap().push(slot);
+    }
+
+    /// A record of the recorder's own; returns its number.
+    pub(super) fn own(&self, op: Op) -> u64 {
+        let seq = self.handle.take_seq();
+        self.submit(seq, op);
+        seq
+    }
+
+    pub(super) fn submit(&self, seq: u64, op: Op) {
+        self.handle
+            .submit(vec![own_record(seq, InodeKey::default(), false, op)])
+            .unwrap();
+    }
+
+    pub(super) fn flush(&self) {
+        let seq = self.own(Op::Barrier);
+        self.handle.flush_or_say(seq, TOO_LONG).unwrap();
+    }
+
+    /// The next request.
+    pub(super) fn request(&self) -> Request {
+        self.requests.recv_timeout(TOO_LONG).expect("a request")
+    }
+
+    /// Waits until something holds.
+    pub(super) fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            assert!(start.elapsed() < TOO_LONG, "{what}: not so after {TOO_LONG:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Names of the spool's files.
+    pub(super) fn spool_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(self.spool.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Stops; returns what came of it, the medium, and the spool, which is still there.
+    pub(super) fn stop(self) -> (Result<()>, Medium, tempfile::TempDir) {
+        let Self {
+            medium,
+            pipeline,
+            spool,
+            ..
+        } = self;
+        (pipeline.stop(), medium, spool)
+    }
+}
+
+/// The journal on the medium: chain, hashes and every record are verified.
+pub(super) fn records(medium: &Medium) -> Vec<Record> {
+    let reader = Reader::open(vec![Arc::new(medium.clone())]).unwrap();
+    let journal = reader.journal(Some(UUID)).unwrap();
+    assert!(journal.problems().is_empty(), "{:?}", journal.problems());
+    let mut records = Vec::new();
+    for segment in journal.segments() {
+        segment.check_hash().unwrap();
+        records.extend(
+            segment
+                .records(Projection::All)
+                .unwrap()
+                .map(|item| item.unwrap().1),
+        );
+    }
+    records
+}
+
+/// The holes in the journal, first and last number of each, and that every number from 1 on is accounted for exactly once.
+pub(super) fn holes(records: &[Record]) -> Vec<(u64, u64)> {
+    let mut next = 1;
+    for record in records {
+        assert_eq!(record.seq, next, "after the records before it");
+        next = match record.op {
+            Op::Hole { last_seq, .. } => last_seq,
+            _ => record.last_seq,
+        } + 1;
+    }
+    records
+        .iter()
+        .filter_map(|record| match record.op {
+            Op::Hole { last_seq, .. } => Some((record.seq, last_seq)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The last number that the journal accounts for.
+pub(super) fn last(records: &[Record]) -> u64 {
+    records.last().map_or(0, |record| match record.op {
+        Op::Hole { last_seq, .. } => last_seq,
+        _ => record.last_seq,
+    })
+}
