@@ -14,6 +14,8 @@ use crate::maps::{count, is_mapped, lose, mark_mapped, next_seq};
 use crate::ranges::emit_range;
 
 const PAGE_BYTES: u64 = 4096;
+/// `IOMAP_ZERO` in the flags of an iteration.
+const IOMAP_ZERO: u32 = 1 << 1;
 /// `IOMAP_DIO_WRITE`.
 const DIO_WRITE: u32 = 1 << 30;
 /// `REQ_OP_WRITE` in the low byte of `bi_opf`.
@@ -38,7 +40,28 @@ pub(crate) fn write_end(position: u64, length: u64, copied: u64, page: u64) {
 #[inline(always)]
 pub(crate) fn iomap_write_end(iter: u64, length: u64, copied: u64, folio: u64) {
     let position: u64 = Reader::new().get(iter + offset!(iter_pos));
-    write_end(position, length, copied, folio);
+    iomap_write_end_at(iter, position, length, copied, folio);
+}
+
+/// As above, where the position is an argument.
+#[inline(always)]
+pub(crate) fn iomap_write_end_at(iter: u64, position: u64, length: u64, copied: u64, folio: u64) {
+    let mut reader = Reader::new();
+    let flags: u32 = reader.get(iter + offset!(iter_flags));
+    if flags & IOMAP_ZERO == 0 {
+        write_end(position, length, copied, folio);
+        return;
+    }
+    // Zeros beyond the end of the file (a block's rest) are no content: they must not make it longer.
+    let inode: u64 = reader.get(iter + offset!(iter_inode));
+    let size: u64 = reader.get(inode + offset!(inode_size));
+    if position < size {
+        let within = size - position;
+        let (length, copied) = (length & 0xffff_ffff, copied & 0xffff_ffff);
+        let copied = if copied < within { copied } else { within };
+        let length = if length < within { length } else { within };
+        write_end(position, length, copied, folio);
+    }
 }
 
 #[inline(always)]

@@ -52,6 +52,12 @@ impl Reader {
         value
     }
 
+    /// Remembers the result of a read that was made elsewhere.
+    #[inline(always)]
+    pub(crate) fn saw(&mut self, result: i64) {
+        self.failed |= result;
+    }
+
     /// Whether a read failed; counts it.
     #[inline(always)]
     pub(crate) fn failed(&self) -> bool {
@@ -71,7 +77,54 @@ pub(crate) fn recorded(inode: u64) -> bool {
     let mut reader = Reader::new();
     let superblock: u64 = reader.get(inode + offset!(inode_sb));
     let device: u32 = reader.get(superblock + offset!(sb_dev));
-    reader.failed == 0 && device == config!(device)
+    reader.failed == 0 && device == config!(device) && in_subvolume(inode)
+}
+
+/// Whether the inode is in the recorded subvolume, where the file system has such: inode numbers are told apart only within one.
+#[inline(always)]
+fn in_subvolume(inode: u64) -> bool {
+    if config!(subvolume) == 0 {
+        return true;
+    }
+    let mut reader = Reader::new();
+    let root: u64 = reader.get(private(inode) + u64::from(config!(private.root)));
+    let id: u64 = reader.get(root + u64::from(config!(private.root_id)));
+    reader.failed == 0 && id == config!(subvolume)
+}
+
+/// The file system's own struct around a VFS inode.
+#[inline(always)]
+fn private(inode: u64) -> u64 {
+    inode.wrapping_sub(u64::from(config!(private.inode)))
+}
+
+/// Whether a new inode came with file flags or a project, which it got from its directory past all hooks.
+#[inline(always)]
+pub(crate) fn inherits(reader: &mut Reader, inode: u64) -> bool {
+    if config!(features) & features::CREATES_ARE_LABELLED != 0 {
+        return true;
+    }
+    if config!(private.flags) == ABSENT {
+        return false;
+    }
+    let flags = private(inode) + u64::from(config!(private.flags));
+    let flags = if config!(private.flags_bytes) == 2 {
+        u32::from(reader.get::<u16>(flags))
+    } else {
+        reader.get::<u32>(flags)
+    };
+    let project: u32 = if config!(private.project) == ABSENT {
+        0
+    } else {
+        reader.get(private(inode) + u64::from(config!(private.project)))
+    };
+    flags & config!(private.flags_mask) != 0 || project != 0
+}
+
+/// The VFS inode in a file system's own struct.
+#[inline(always)]
+pub(crate) fn vfs_inode(private: u64) -> u64 {
+    private + u64::from(config!(private.inode))
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@
 #![feature(core_intrinsics)]
 
 mod attributes;
+mod changes;
 mod data;
 mod emit;
 mod kernel;
@@ -39,7 +40,7 @@ entries! {
     // Buffered writes. `write_end7`: (.., .., pos, len, copied, page or folio, fsdata).
     write_end7 => data::write_end[2, 3, 4, 5];
     write_end4 => data::write_end[0, 1, 2, 3];
-    iomap_write_end5 => data::write_end[1, 2, 3, 4];
+    iomap_write_end5 => data::iomap_write_end_at[0, 1, 2, 3, 4];
     iomap_write_end4 => data::iomap_write_end[0, 1, 2, 3];
     btrfs_dirty_pages => data::btrfs_dirty_pages[1, 3, 4];
     btrfs_dirty_folio => data::btrfs_dirty_folio[1, 2, 3];
@@ -55,7 +56,7 @@ entries! {
     link_enter => names::link_enter[0];
     symlink_enter => names::symlink_enter[1, 3];
     rename_enter => names::rename_enter[0];
-    special_inode => names::special_inode[0];
+    new_inode => names::new_inode[0];
     delete => names::delete[0];
     rename => names::rename[0, 1];
     exchange => names::exchange[0, 1];
@@ -66,44 +67,45 @@ entries! {
     setattr_dentry1_all => attributes::setattr_all[1];
     setxattr => attributes::setxattr[0, 1, 2, 3];
     removexattr => attributes::removexattr[0, 1];
-    set_acl => attributes::set_acl[0, 1, 2];
-    remove_acl => attributes::remove_acl[1, 2];
-    drop_xattr => attributes::drop_xattr[1, 2];
-    fileattr_enter => attributes::fileattr_enter[1];
+    drop_xattr_enter => attributes::drop_xattr_enter[1, 2];
+    cached_acl => attributes::cached_acl[0, 1, 2];
+    acl_enter_inode1 => attributes::acl_enter[1];
+    acl_enter_dentry1 => attributes::acl_enter_dentry[1];
+    // What is read anew.
+    fileattr => changes::fileattr[1];
+    ioctl => changes::ioctl[0, 1];
+    two_files => changes::two_files[0, 1];
+    two_inodes => changes::two_inodes[0, 1];
+    exchange_range => changes::exchange_range[0];
+    attribute_by_handle => changes::attribute_by_handle[1, 2];
+    encoded_write => changes::encoded_write[0];
     // Ranges.
     fallocate_enter => ranges::fallocate_enter[0, 1, 2, 3];
     file_modified => ranges::file_modified[0];
     remap_enter => ranges::remap_enter[0, 1, 2, 3, 4, 5];
 }
 
-#[kretprobe]
-pub fn link_exit(_context: RetProbeContext) -> u32 {
-    names::link_exit();
-    0
+/// Defines kretprobe entries: `program => handler`, which is given the result.
+macro_rules! exits {
+    ($($program:ident => $handler:path;)*) => {
+        $(
+            #[kretprobe]
+            pub fn $program(context: RetProbeContext) -> u32 {
+                $handler(context.ret::<i64>());
+                0
+            }
+        )*
+    };
 }
 
-#[kretprobe]
-pub fn fileattr_exit(context: RetProbeContext) -> u32 {
-    attributes::fileattr_exit(context.ret::<i64>());
-    0
-}
-
-#[kretprobe]
-pub fn fallocate_exit(context: RetProbeContext) -> u32 {
-    ranges::fallocate_exit(context.ret::<i64>());
-    0
-}
-
-#[kretprobe]
-pub fn remap_prep_exit(context: RetProbeContext) -> u32 {
-    ranges::remap_prep_exit(context.ret::<i64>());
-    0
-}
-
-#[kretprobe]
-pub fn remap_exit(context: RetProbeContext) -> u32 {
-    ranges::remap_exit(context.ret::<i64>());
-    0
+exits! {
+    link_exit => names::link_exit;
+    drop_xattr_exit => attributes::drop_xattr_exit;
+    acl_exit => attributes::acl_exit;
+    change_exit => changes::end;
+    fallocate_exit => ranges::fallocate_exit;
+    remap_prep_exit => ranges::remap_prep_exit;
+    remap_exit => ranges::remap_exit;
 }
 
 #[panic_handler]

@@ -24,15 +24,22 @@ static EXCLUDED: HashMap<u64, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PR
 /// Inodes that are or were mapped writable since they came into memory.
 #[map]
 static MAPPED: HashMap<InodeRef, u8> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
-/// What a task is in the middle of, by thread. Operations that fail leave their note behind, so the oldest notes give way.
+/// What tasks are in the middle of. Operations that fail leave their note behind, so the oldest notes give way.
 #[map]
-static NOTES: LruHashMap<u64, Note> = LruHashMap::with_max_entries(65536, 0);
+static NOTES: LruHashMap<NoteKey, Note> = LruHashMap::with_max_entries(65536, 0);
+
+/// A task and a kind of operation: one kind may be nested in another (a write that drops capabilities, say).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct NoteKey {
+    task: u64,
+    kind: u64,
+}
 
 /// What a task is in the middle of.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Note {
-    pub(crate) kind: u64,
     pub(crate) inode: u64,
     pub(crate) a: u64,
     pub(crate) b: u64,
@@ -41,14 +48,16 @@ pub(crate) struct Note {
     pub(crate) seq: u64,
 }
 
-/// Values of [`Note::kind`].
+/// Kinds of notes.
 pub(crate) mod note {
     pub(crate) const LINK: u64 = 1;
     pub(crate) const SYMLINK: u64 = 2;
     pub(crate) const RENAME: u64 = 3;
     pub(crate) const FALLOCATE: u64 = 4;
     pub(crate) const REMAP: u64 = 5;
-    pub(crate) const FILEATTR: u64 = 6;
+    pub(crate) const CHANGE: u64 = 6;
+    pub(crate) const ACL: u64 = 7;
+    pub(crate) const CAPABILITY: u64 = 8;
 }
 
 /// Adds atomically and returns what was there. The target has no compare-and-swap, so `core`'s atomics lack this.
@@ -152,11 +161,18 @@ pub(crate) fn is_mapped(inode: &InodeRef) -> bool {
     MAPPED.get_ptr(inode).is_some()
 }
 
+#[inline(always)]
+fn note_key(kind: u64) -> NoteKey {
+    NoteKey {
+        task: bpf_get_current_pid_tgid(),
+        kind,
+    }
+}
+
 /// Notes what this task begins.
 #[inline(always)]
-pub(crate) fn put_note(note: &Note) {
-    let task = bpf_get_current_pid_tgid();
-    if NOTES.insert(task, note, 0).is_err() {
+pub(crate) fn put_note(kind: u64, note: &Note) {
+    if NOTES.insert(note_key(kind), note, 0).is_err() {
         count(Counter::MapFull, 1);
     }
 }
@@ -164,15 +180,20 @@ pub(crate) fn put_note(note: &Note) {
 /// What this task is in the middle of, if it is of this kind.
 #[inline(always)]
 pub(crate) fn note_of(kind: u64) -> Option<Note> {
-    let task = bpf_get_current_pid_tgid();
     // SAFETY: only this task writes its note.
-    let found = unsafe { NOTES.get_ptr(task)?.read() };
-    if found.kind == kind { Some(found) } else { None }
+    Some(unsafe { NOTES.get_ptr(note_key(kind))?.read() })
 }
 
 /// This task is done with it.
 #[inline(always)]
-pub(crate) fn drop_note() {
-    let task = bpf_get_current_pid_tgid();
-    let _ = NOTES.remove(task);
+pub(crate) fn drop_note(kind: u64) {
+    let _ = NOTES.remove(note_key(kind));
+}
+
+/// Takes the note away.
+#[inline(always)]
+pub(crate) fn take_note(kind: u64) -> Option<Note> {
+    let note = note_of(kind)?;
+    drop_note(kind);
+    Some(note)
 }

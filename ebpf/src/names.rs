@@ -5,15 +5,18 @@ use core::ffi::c_void;
 use abi::{EventKind, Head, InodeRef, NAME_BYTES_MAX, NameBlock, event_flags, lost_flags};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
+use crate::attributes::{emit_bare, emit_inherited_acls};
 use crate::emit::{NONE, fill_head};
-use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inode_ref, offset, recorded};
+use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inherits, inode_ref, offset, recorded};
 use crate::maps::{
     EVENTS, Note, count, drop_note, exclude, excluded, forget, lose, next_seq, note, note_of, put_note,
+    take_note,
 };
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
 const S_IFLNK: u16 = 0o120_000;
+const S_IFCHR: u16 = 0o020_000;
 /// `RENAME_WHITEOUT`.
 const RENAME_WHITEOUT: u64 = 4;
 /// Room for a link target with its NUL.
@@ -44,9 +47,8 @@ fn copy_name(reader: &mut Reader, dentry: u64, to: *mut [u8; 256]) -> u16 {
         length
     };
     // SAFETY: the destination has 256 bytes, the length is masked to less.
-    unsafe {
-        bpf_probe_read_kernel(to.cast::<c_void>(), length & 0xff, bytes as *const c_void);
-    }
+    let result = unsafe { bpf_probe_read_kernel(to.cast::<c_void>(), length & 0xff, bytes as *const c_void) };
+    reader.saw(result);
     length as u16
 }
 
@@ -58,6 +60,21 @@ struct Sides {
     to_dentry: u64,
     victim: u64,
     rename_flags: u32,
+}
+
+impl Sides {
+    /// Of an operation on one name.
+    #[inline(always)]
+    fn one(dentry: u64) -> Self {
+        Self {
+            parent: dentry_parent(dentry),
+            dentry,
+            to_parent: 0,
+            to_dentry: 0,
+            victim: 0,
+            rename_flags: 0,
+        }
+    }
 }
 
 /// Fills the names of a reserved record.
@@ -139,7 +156,7 @@ fn emit_names(kind: EventKind, flags: u16, inode: u64, sides: &Sides) {
 
 /// Emits the creation of a symbolic link whose target stands at a kernel address.
 #[inline(always)]
-fn emit_symlink(inode: u64, sides: &Sides, target: u64) {
+fn emit_symlink(inherited: u16, inode: u64, sides: &Sides, target: u64) {
     let seq = next_seq();
     let Some(mut entry) = EVENTS.reserve::<SymlinkRecord>(0) else {
         lose_names(seq, EventKind::Create, inode, sides);
@@ -153,7 +170,7 @@ fn emit_symlink(inode: u64, sides: &Sides, target: u64) {
         let to = (&raw mut (*record).target).cast::<c_void>();
         let copied = bpf_probe_read_kernel_str(to, TARGET_BYTES as u32, target as *const c_void);
         let (length, flags) = if copied > 0 {
-            (copied as u32 - 1, 0)
+            (copied as u32 - 1, inherited)
         } else {
             (0, event_flags::READ_FAILED)
         };
@@ -181,14 +198,7 @@ pub(crate) fn instantiate(dentry: u64, inode: u64) {
         return;
     }
     let mut reader = Reader::new();
-    let sides = Sides {
-        parent: dentry_parent(dentry),
-        dentry,
-        to_parent: 0,
-        to_dentry: 0,
-        victim: 0,
-        rename_flags: 0,
-    };
+    let sides = Sides::one(dentry);
     let parent_ino: u64 = reader.get(sides.parent + offset!(inode_ino));
     if excluded(parent_ino) {
         exclude(reader.get(inode + offset!(inode_ino)));
@@ -200,26 +210,21 @@ pub(crate) fn instantiate(dentry: u64, inode: u64) {
         emit_names(EventKind::Link, 0, inode, &sides);
         return;
     }
+    let flags = inherited_flag(&mut reader, inode);
     let mode: u16 = reader.get(inode + offset!(inode_mode));
     if mode & S_IFMT == S_IFLNK {
-        let target = note_of(note::SYMLINK).map_or(0, |noted| noted.a);
-        drop_note();
-        emit_symlink(inode, &sides, target);
+        let target = take_note(note::SYMLINK).map_or(0, |noted| noted.a);
+        emit_symlink(flags, inode, &sides, target);
         return;
     }
-    let flags = acl_flag(&mut reader, inode);
     emit_names(EventKind::Create, flags, inode, &sides);
+    emit_inherited_acls(inode);
 }
 
-/// Whether a new inode came with an ACL that it inherited.
 #[inline(always)]
-fn acl_flag(reader: &mut Reader, inode: u64) -> u16 {
-    let acl: u64 = reader.get(inode + offset!(inode_acl));
-    let default_acl: u64 = reader.get(inode + offset!(inode_default_acl));
-    // A real pointer is neither NULL nor the all-ones of "not cached", nor one of the small sentinels in between.
-    let real = |pointer: u64| pointer > 4096 && pointer < u64::MAX - 4096;
-    if real(acl) || real(default_acl) {
-        event_flags::HAS_ACL
+fn inherited_flag(reader: &mut Reader, inode: u64) -> u16 {
+    if inherits(reader, inode) {
+        event_flags::INHERITS
     } else {
         0
     }
@@ -229,8 +234,9 @@ fn acl_flag(reader: &mut Reader, inode: u64) -> u16 {
 #[inline(always)]
 pub(crate) fn tmpfile(inode: u64) {
     if recorded(inode) {
-        let flags = acl_flag(&mut Reader::new(), inode);
-        crate::attributes::emit_bare(EventKind::Tmpfile, flags, inode);
+        let flags = inherited_flag(&mut Reader::new(), inode);
+        emit_bare(EventKind::Tmpfile, flags, inode);
+        emit_inherited_acls(inode);
     }
 }
 
@@ -238,29 +244,31 @@ pub(crate) fn tmpfile(inode: u64) {
 pub(crate) fn link_enter(old: u64) {
     let inode = dentry_inode(old);
     if recorded(inode) {
-        put_note(&Note {
-            kind: note::LINK,
-            inode,
-            ..Note::default()
-        });
+        put_note(
+            note::LINK,
+            &Note {
+                inode,
+                ..Note::default()
+            },
+        );
     }
 }
 
 #[inline(always)]
-pub(crate) fn link_exit() {
-    if note_of(note::LINK).is_some() {
-        drop_note();
-    }
+pub(crate) fn link_exit(_result: i64) {
+    drop_note(note::LINK);
 }
 
 #[inline(always)]
 pub(crate) fn symlink_enter(directory: u64, target: u64) {
     if recorded(directory) {
-        put_note(&Note {
-            kind: note::SYMLINK,
-            a: target,
-            ..Note::default()
-        });
+        put_note(
+            note::SYMLINK,
+            &Note {
+                a: target,
+                ..Note::default()
+            },
+        );
     }
 }
 
@@ -270,23 +278,39 @@ pub(crate) fn rename_enter(data: u64) {
     let old: u64 = reader.get(data + offset!(rename_old_dentry));
     if recorded(dentry_inode(old)) {
         let flags: u32 = reader.get(data + offset!(rename_flags));
-        put_note(&Note {
-            kind: note::RENAME,
-            a: u64::from(flags),
-            ..Note::default()
-        });
+        put_note(
+            note::RENAME,
+            &Note {
+                a: u64::from(flags),
+                ..Note::default()
+            },
+        );
     }
 }
 
-/// A device or pipe is being made. In a rename it is the whiteout, which gets its name without any of the hooks for new names:
-/// the event of the rename says that it stands there, this one what it is.
+/// A new inode is complete. In a rename it is the whiteout, which gets its name without any of the hooks for new names: its name
+/// is told together with the rename's.
 #[inline(always)]
-pub(crate) fn special_inode(inode: u64) {
-    let whiteout = note_of(note::RENAME).is_some_and(|noted| noted.a & RENAME_WHITEOUT != 0);
-    // btrfs numbers it later.
-    if whiteout && recorded(inode) && Reader::new().get::<u64>(inode + offset!(inode_ino)) != 0 {
-        crate::attributes::emit_bare(EventKind::Tmpfile, 0, inode);
+pub(crate) fn new_inode(inode: u64) {
+    let Some(mut noted) = note_of(note::RENAME) else {
+        return;
+    };
+    if noted.a & RENAME_WHITEOUT == 0 || !recorded(inode) {
+        return;
     }
+    let mut reader = Reader::new();
+    let (mode, device): (u16, u32) = (
+        reader.get(inode + offset!(inode_mode)),
+        reader.get(inode + offset!(inode_rdev)),
+    );
+    if mode & S_IFMT != S_IFCHR || device != 0 {
+        return;
+    }
+    emit_bare(EventKind::Tmpfile, inherited_flag(&mut reader, inode), inode);
+    let key = inode_ref(&mut reader, inode);
+    noted.inode = inode;
+    (noted.b, noted.c) = (key.ino, u64::from(key.generation));
+    put_note(note::RENAME, &noted);
 }
 
 /// unlink or rmdir has succeeded; the directory is still locked, the dentry still positive.
@@ -297,14 +321,7 @@ pub(crate) fn delete(dentry: u64) {
         return;
     }
     let mut reader = Reader::new();
-    let sides = Sides {
-        parent: dentry_parent(dentry),
-        dentry,
-        to_parent: 0,
-        to_dentry: 0,
-        victim: 0,
-        rename_flags: 0,
-    };
+    let sides = Sides::one(dentry);
     if excluded(reader.get(sides.parent + offset!(inode_ino))) {
         return;
     }
@@ -323,15 +340,14 @@ fn moved(kind: EventKind, dentry: u64, target: u64) {
     if !recorded(inode) {
         return;
     }
-    let rename_flags = note_of(note::RENAME).map_or(0, |noted| noted.a);
-    drop_note();
+    let noted = take_note(note::RENAME).unwrap_or_default();
     let sides = Sides {
         parent: dentry_parent(dentry),
         dentry,
         to_parent: dentry_parent(target),
         to_dentry: target,
         victim: dentry_inode(target),
-        rename_flags: rename_flags as u32,
+        rename_flags: noted.a as u32,
     };
     let mut reader = Reader::new();
     if excluded(reader.get(sides.parent + offset!(inode_ino)))
@@ -339,12 +355,21 @@ fn moved(kind: EventKind, dentry: u64, target: u64) {
     {
         return;
     }
-    let flags = if rename_flags & RENAME_WHITEOUT != 0 {
-        event_flags::WHITEOUT
+    if noted.a & RENAME_WHITEOUT == 0 {
+        emit_names(kind, 0, inode, &sides);
+        return;
+    }
+    // The whiteout has its name and was let go of: it is still there unless memory is very short.
+    let whiteout = inode_ref(&mut reader, noted.inode);
+    let known = noted.inode != 0
+        && recorded(noted.inode)
+        && (whiteout.ino, u64::from(whiteout.generation)) == (noted.b, noted.c);
+    if known {
+        emit_names(kind, 0, inode, &sides);
+        emit_names(EventKind::Link, 0, noted.inode, &Sides::one(dentry));
     } else {
-        0
-    };
-    emit_names(kind, flags, inode, &sides);
+        emit_names(kind, event_flags::WHITEOUT, inode, &sides);
+    }
 }
 
 /// A rename has succeeded; both directories are locked, the dentries have their old names yet.
@@ -368,7 +393,7 @@ pub(crate) fn evict(inode: u64) {
     let key = inode_ref(&mut reader, inode);
     let links: u32 = reader.get(inode + offset!(inode_nlink));
     if links == 0 {
-        crate::attributes::emit_bare(EventKind::Evict, 0, inode);
+        emit_bare(EventKind::Evict, 0, inode);
     }
     forget(&key, links == 0);
 }

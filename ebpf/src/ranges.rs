@@ -4,7 +4,9 @@ use abi::{EventKind, Head, InodeRef, RangeBody, event_flags, lost_flags};
 
 use crate::emit::{NONE, fill_head};
 use crate::kernel::{Reader, file_inode, inode_ref, offset, recorded};
-use crate::maps::{EVENTS, Note, count, drop_note, excluded, lose, next_seq, note, note_of, put_note};
+use crate::maps::{
+    EVENTS, Note, count, drop_note, excluded, lose, next_seq, note, note_of, put_note, take_note,
+};
 
 /// `REMAP_FILE_DEDUP`.
 const REMAP_DEDUP: u64 = 1;
@@ -63,15 +65,16 @@ pub(crate) fn fallocate_enter(file: u64, mode: u64, start: u64, length: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
         unpaired();
-        put_note(&Note {
-            kind: note::FALLOCATE,
-            inode,
-            a: mode & 0xffff_ffff,
-            b: start,
-            c: length,
-            d: 0,
-            seq: 0,
-        });
+        put_note(
+            note::FALLOCATE,
+            &Note {
+                inode,
+                a: mode & 0xffff_ffff,
+                b: start,
+                c: length,
+                ..Note::default()
+            },
+        );
     }
 }
 
@@ -92,15 +95,14 @@ pub(crate) fn file_modified(file: u64) {
         ..RangeBody::default()
     };
     noted.seq = emit_range(EventKind::Fallocate, inode, body);
-    put_note(&noted);
+    put_note(note::FALLOCATE, &noted);
 }
 
 #[inline(always)]
 pub(crate) fn fallocate_exit(result: i64) {
-    let Some(noted) = note_of(note::FALLOCATE) else {
+    let Some(noted) = take_note(note::FALLOCATE) else {
         return;
     };
-    drop_note();
     let result = i64::from(result as i32);
     if noted.seq != 0 {
         end(EventKind::FallocateEnd, &noted, noted.a as u32, result);
@@ -131,15 +133,17 @@ pub(crate) fn remap_enter(source: u64, source_offset: u64, target: u64, start: u
     let inode = file_inode(target);
     if flags & REMAP_DEDUP == 0 && recorded(inode) {
         unpaired();
-        put_note(&Note {
-            kind: note::REMAP,
-            inode,
-            a: file_inode(source),
-            b: start,
-            c: length,
-            d: source_offset,
-            seq: 0,
-        });
+        put_note(
+            note::REMAP,
+            &Note {
+                inode,
+                a: file_inode(source),
+                b: start,
+                c: length,
+                d: source_offset,
+                seq: 0,
+            },
+        );
     }
 }
 
@@ -152,7 +156,7 @@ pub(crate) fn remap_prep_exit(result: i64) {
     let mut reader = Reader::new();
     let length: u64 = reader.get(noted.c);
     if result as i32 != 0 || length == 0 {
-        drop_note();
+        drop_note(note::REMAP);
         return;
     }
     let source: InodeRef = inode_ref(&mut reader, noted.a);
@@ -165,15 +169,21 @@ pub(crate) fn remap_prep_exit(result: i64) {
     };
     noted.c = length;
     noted.seq = emit_range(EventKind::Clone, noted.inode, body);
-    put_note(&noted);
+    put_note(note::REMAP, &noted);
 }
 
 /// The file system's remap_file_range is over: bytes done, or an error.
 #[inline(always)]
 pub(crate) fn remap_exit(result: i64) {
-    let Some(noted) = note_of(note::REMAP) else { return };
-    drop_note();
+    let Some(noted) = take_note(note::REMAP) else {
+        return;
+    };
     if noted.seq != 0 {
         end(EventKind::CloneEnd, &noted, 0, result);
+        // What lies in another subvolume is not in the journal: there is nothing to clone from.
+        if !recorded(noted.a) {
+            let flags = event_flags::WANT_CONTENT | event_flags::WANT_ATTRS;
+            crate::attributes::emit_bare(EventKind::Changed, flags, noted.inode);
+        }
     }
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use abi::EventKind;
 use anyhow::{Context as _, Result, bail};
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, IFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags,
+};
 use serde::Serialize;
 
 use crate::capture::{Hook, Ring};
@@ -154,7 +156,10 @@ impl Run {
             )?;
         }
         let acl = rustix::fs::fsetxattr(&file, c"system.posix_acl_access", &acl(), XattrFlags::empty());
-        self.optional("ACL", &[EventKind::SetAcl, EventKind::SetXattr], ino, acl)?;
+        self.optional("ACL", &[EventKind::SetAcl], ino, acl)?;
+        let flags = rustix::fs::ioctl_getflags(&file)
+            .and_then(|flags| rustix::fs::ioctl_setflags(&file, flags | IFlags::NODUMP));
+        self.optional("file flags", &[EventKind::Changed], ino, flags)?;
         let direct = write_direct(&file);
         // btrfs writes through the page cache where it must.
         self.optional(
@@ -223,6 +228,11 @@ impl Run {
         });
         rustix::fs::unlinkat(directory, c"link", AtFlags::empty())?;
         self.expect("unlink", &[EventKind::Unlink], ino);
+        let whiteout =
+            rustix::fs::renameat_with(directory, c"moved", directory, c"file", RenameFlags::WHITEOUT)
+                .and_then(|()| rustix::fs::statat(directory, c"moved", AtFlags::SYMLINK_NOFOLLOW));
+        let ino = whiteout.map_or(0, |stat| stat.st_ino);
+        self.optional("whiteout", &[EventKind::Link], ino, whiteout.map(drop))?;
         Ok(())
     }
 

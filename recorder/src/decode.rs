@@ -391,6 +391,11 @@ pub(crate) fn is_untrusted(decoded: &Decoded) -> bool {
     decoded.flags & event_flags::READ_FAILED != 0
 }
 
+/// Whether an event tells of something that is not recorded.
+pub(crate) fn is_not_recorded(decoded: &Decoded) -> bool {
+    decoded.flags & event_flags::NOT_RECORDED != 0
+}
+
 /// Whether an event changes directories: which, is as little to be trusted as the rest.
 pub(crate) fn is_about_names(decoded: &Decoded) -> bool {
     use EventKind::{Create, Exchange, Link, Rename, Rmdir, Unlink};

@@ -44,12 +44,30 @@ pub(crate) struct Doubt {
     in_base: bool,
     /// Inodes whose snapshot is open, by its number.
     open: HashMap<InodeKey, u64>,
-    /// Fallocate and clone that have not ended: number to inode.
-    ranges: HashMap<u64, InodeKey>,
+    /// Fallocate and clone that have not ended, by number.
+    ranges: HashMap<u64, Range>,
     /// O_DIRECT writes that have not ended.
     direct: HashMap<InodeKey, Vec<(u64, u64)>>,
     /// Snapshot and operation met.
     met: HashSet<InodeKey>,
+}
+
+/// An operation that took its number before it acts.
+struct Range {
+    inode: InodeKey,
+    offset: u64,
+    /// `None` where everything beyond `offset` moves.
+    length: Option<u64>,
+}
+
+impl Range {
+    fn touches(&self, inode: InodeKey, offset: u64, length: u64) -> bool {
+        self.inode == inode
+            && offset.saturating_add(length) > self.offset
+            && self
+                .length
+                .is_none_or(|bytes| offset < self.offset.saturating_add(bytes))
+    }
 }
 
 fn whole(inode: InodeKey) -> Request {
@@ -130,6 +148,11 @@ impl Doubt {
             (EventKind::Write | EventKind::MapWrite, _) => {
                 if let Op::Write { offset, length, .. } = record.op {
                     self.overlaps(inode, offset, length);
+                    // Written back as it was before the operation acted, although it comes after its number.
+                    let moves = |range: &Range| range.touches(inode, offset, length);
+                    if *kind == EventKind::MapWrite && self.ranges.values().any(moves) {
+                        self.met.insert(inode);
+                    }
                 }
             }
             _ => self.names(record, requests),
@@ -139,7 +162,7 @@ impl Doubt {
         } else {
             SnapshotScope::Attributes
         };
-        if flags & (event_flags::HAS_ACL | event_flags::WANT_ATTRS | event_flags::WANT_CONTENT) != 0 {
+        if flags & (event_flags::INHERITS | event_flags::WANT_ATTRS | event_flags::WANT_CONTENT) != 0 {
             requests.push(Request::Snapshot {
                 inode,
                 scope,
@@ -147,8 +170,9 @@ impl Doubt {
                 closes: None,
             });
         }
-        if let (Op::Rename { from, .. }, true) = (&record.op, flags & event_flags::WHITEOUT != 0) {
-            requests.push(whole(from.parent));
+        // A whiteout that the program could not name, or an inode under another name than before.
+        if flags & (event_flags::WHITEOUT | event_flags::WANT_EVERYTHING) != 0 {
+            requests.push(Request::Everything { closes: None });
         }
         if self.ranges.len() + self.direct.len() + self.open.len() > UNDER_WAY_MAX {
             self.ranges.clear();
@@ -159,7 +183,7 @@ impl Doubt {
 
     fn is_under_way(&self, inode: InodeKey) -> bool {
         self.direct.get(&inode).is_some_and(|writes| !writes.is_empty())
-            || self.ranges.values().any(|busy| *busy == inode)
+            || self.ranges.values().any(|busy| busy.inode == inode)
     }
 
     /// Which of two writes reaches the disk last is not known while one of them is direct and under way.
@@ -178,7 +202,18 @@ impl Doubt {
 
     /// An operation that took its number before it acts.
     fn begins(&mut self, record: &Record) {
-        self.ranges.insert(record.seq, record.inode);
+        if let Op::Fallocate { offset, length, .. } | Op::Clone { offset, length, .. } = record.op {
+            let shifts = matches!(record.op, Op::Fallocate { mode, .. } if mode & SHIFTING != 0);
+            let (inode, length) = (record.inode, (!shifts).then_some(length));
+            self.ranges.insert(
+                record.seq,
+                Range {
+                    inode,
+                    offset,
+                    length,
+                },
+            );
+        }
         let harmless = matches!(record.op, Op::Fallocate { mode, .. } if mode & SHIFTING == 0);
         let source = match record.op {
             Op::Clone { source, .. } => Some(source),
@@ -285,6 +320,78 @@ mod tests {
             &mut requests,
         );
         assert_eq!(requests, [Request::Everything { closes: Some(5) }]);
+    }
+
+    const FILE: InodeKey = InodeKey {
+        ino: 9,
+        generation: 1,
+    };
+
+    fn event(seq: u64, kind: EventKind, flags: u16, op: Op, range: Option<(u64, u64, u64, i64)>) -> Decoded {
+        let record = Record {
+            inode: FILE,
+            ..own(seq, op)
+        };
+        Decoded {
+            kind,
+            flags,
+            record,
+            range,
+        }
+    }
+
+    /// A fallocate with a write-back of a mapped folio at `offset` before it ends: what is asked for.
+    fn write_back_within_fallocate(mode: u32, offset: u64) -> Vec<Request> {
+        let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
+        let range = Op::Fallocate {
+            mode,
+            offset: 8192,
+            length: 4096,
+        };
+        let data = Op::Write {
+            offset,
+            data: Vec::new(),
+            length: 4096,
+        };
+        let end = Some((8192, 4096, 1, 0));
+        doubt.event(&event(1, EventKind::Fallocate, 0, range, None), &mut requests);
+        doubt.event(&event(2, EventKind::MapWrite, 0, data, None), &mut requests);
+        assert!(requests.is_empty(), "not before it has ended");
+        doubt.event(
+            &event(3, EventKind::FallocateEnd, 0, Op::SetAttr, end),
+            &mut requests,
+        );
+        requests
+    }
+
+    #[test]
+    fn a_mapped_folio_written_back_within_a_range_operation_is_read_again() {
+        const PUNCH: u32 = 0x03;
+        const COLLAPSE: u32 = 0x08;
+        assert_eq!(write_back_within_fallocate(PUNCH, 8192), [whole(FILE)]);
+        assert!(write_back_within_fallocate(PUNCH, 4096).is_empty(), "before it");
+        assert!(write_back_within_fallocate(PUNCH, 12288).is_empty(), "behind it");
+        assert_eq!(
+            write_back_within_fallocate(COLLAPSE, 1 << 20),
+            [whole(FILE)],
+            "it moves"
+        );
+        assert!(
+            write_back_within_fallocate(COLLAPSE, 4096).is_empty(),
+            "before it"
+        );
+    }
+
+    #[test]
+    fn what_a_program_cannot_name_is_everything() {
+        for flag in [event_flags::WHITEOUT, event_flags::WANT_EVERYTHING] {
+            let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
+            doubt.event(
+                &event(1, EventKind::Changed, flag, Op::SetAttr, None),
+                &mut requests,
+            );
+            assert!(requests.contains(&Request::Everything { closes: None }));
+        }
     }
 
     #[test]

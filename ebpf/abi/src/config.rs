@@ -71,6 +71,7 @@ offsets! {
     iter_inode: "iomap_iter" . "inode",
     iter_pos: "iomap_iter" . "pos",
     iter_len: "iomap_iter" . "len",
+    iter_flags: "iomap_iter" . "flags",
     dio_iocb: "iomap_dio" . "iocb",
     dio_size: "iomap_dio" . "size",
     dio_flags: "iomap_dio" . "flags",
@@ -89,6 +90,47 @@ offsets! {
     acl_entries: "posix_acl" . "a_entries",
 }
 
+/// Where a file system keeps what the VFS inode does not have: byte offsets in its own inode struct, from its module's BTF;
+/// [`ABSENT`] where it has no such member.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Private {
+    /// The VFS inode.
+    pub inode: u32,
+    /// Flags that chattr sets, in the file system's own encoding.
+    pub flags: u32,
+    /// Which of their bits a new file may have got from its directory.
+    pub flags_mask: u32,
+    /// Bytes of the flags: 2 or 4.
+    pub flags_bytes: u32,
+    /// Project id (u32).
+    pub project: u32,
+    /// btrfs: pointer to the root of the subvolume.
+    pub root: u32,
+    /// btrfs: number of the subvolume (u64) in that root.
+    pub root_id: u32,
+    /// xfs: the two files (`struct file *`) in the argument of an exchange of ranges.
+    pub exchange_files: [u32; 2],
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Default for Private {
+    fn default() -> Self {
+        Self {
+            inode: ABSENT,
+            flags: ABSENT,
+            flags_mask: 0,
+            flags_bytes: 4,
+            project: ABSENT,
+            root: ABSENT,
+            root_id: ABSENT,
+            exchange_files: [ABSENT; 2],
+            pad: 0,
+        }
+    }
+}
+
 /// Everything that a program must know of this kernel and this volume.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,14 +145,18 @@ pub struct Config {
     pub page_offset_base_address: u64,
     /// Bits of [`features`].
     pub features: u64,
+    /// Number of the recorded btrfs subvolume; 0 where there are none.
+    pub subvolume: u64,
     /// Bit number of `PG_head` in the flags of a folio.
     pub pg_head_bit: u32,
     /// Bit number of `PG_uptodate`.
     pub pg_uptodate_bit: u32,
+    /// Of the file system's own inode.
+    pub private: Private,
     /// Member offsets.
     pub offsets: Offsets,
     /// Zero.
-    pub pad: [u32; 8],
+    pub pad: [u32; 7],
 }
 
 /// Bits of [`Config::features`].
@@ -123,6 +169,8 @@ pub mod features {
     pub const WRITE_END_TAKES_PAGES: u64 = 1 << 2;
     /// Some inodes are excluded: look each up.
     pub const HAS_EXCLUDED: u64 = 1 << 3;
+    /// A security module labels new inodes past all hooks.
+    pub const CREATES_ARE_LABELLED: u64 = 1 << 4;
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));

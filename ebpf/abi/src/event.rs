@@ -118,8 +118,8 @@ pub enum EventKind {
     SetXattr = 21,
     /// Extended attribute removed: [`XattrBody`].
     RemoveXattr = 22,
-    /// POSIX ACL set: [`XattrBody`] with the attribute's name, then `count` raw `struct posix_acl_entry`
-    /// (tag i16, perm u16, id u32) as the value; an empty value means "removed".
+    /// POSIX ACL stored, by whatever way: [`XattrBody`] with the attribute's name, then `count` raw `struct posix_acl_entry`
+    /// (tag i16, perm u16, id u32) as the value; an empty value means "none".
     SetAcl = 23,
     /// fallocate under the inode lock, before it acts: [`RangeBody`]; `mode` holds the FALLOC_FL flags.
     Fallocate = 30,
@@ -138,8 +138,8 @@ pub enum EventKind {
 pub mod event_flags {
     /// A kernel read failed while this event was made: its bytes are not to be trusted; treat as a hole on this inode.
     pub const READ_FAILED: u16 = 1 << 0;
-    /// The new inode already carries an ACL (inherited default): read its attributes anew.
-    pub const HAS_ACL: u16 = 1 << 1;
+    /// The new inode has file flags, a project or a security label that it got without any hook: read its attributes anew.
+    pub const INHERITS: u16 = 1 << 1;
     /// This event continues the previous one of the same operation (a write cut into ring-sized pieces).
     pub const CONTINUED: u16 = 1 << 2;
     /// A rename with RENAME_WHITEOUT: a whiteout (character device 0:0) now stands at the old name.
@@ -148,6 +148,10 @@ pub mod event_flags {
     pub const WANT_CONTENT: u16 = 1 << 4;
     /// The attributes and extended attributes must be read anew.
     pub const WANT_ATTRS: u16 = 1 << 5;
+    /// The whole volume must be read anew: what was changed cannot be told from what is known here.
+    pub const WANT_EVERYTHING: u16 = 1 << 6;
+    /// Something was made in this directory that is not recorded (a subvolume): a hole that no snapshot closes.
+    pub const NOT_RECORDED: u16 = 1 << 7;
 }
 
 /// Begins every event.

@@ -10,7 +10,7 @@ mod config;
 mod event;
 mod shared;
 
-pub use config::{ABSENT, Config, Offsets, features};
+pub use config::{ABSENT, Config, Offsets, Private, features};
 pub use event::{
     Actor, AttrBody, DataBody, DirState, Event, EventKind, Head, InodeRef, InodeState, NameBlock, RangeBody,
     Time, XattrBody, event_flags,
@@ -18,7 +18,7 @@ pub use event::{
 pub use shared::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, lost_flags};
 
 /// Changes whenever a layout here changes; pinned objects of another version are not taken over.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Longest directory entry name in bytes, on every Linux file system.
 pub const NAME_BYTES_MAX: usize = 255;

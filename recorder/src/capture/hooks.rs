@@ -28,8 +28,17 @@ pub(crate) struct Hook {
     pub(crate) state: HookState,
 }
 
-/// A function and the program for its signature, with the number of parameters that this takes.
-type Candidate = (&'static str, &'static str, Option<usize>);
+/// A function and the program for its signature: what the second parameter points to where that decides, else the number of
+/// parameters where that does.
+type Candidate = (&'static str, &'static str, Option<Signature>);
+
+/// What tells signatures of one function apart.
+enum Signature {
+    /// Number of parameters.
+    Parameters(usize),
+    /// Struct that the second parameter points to.
+    Second(&'static str),
+}
 
 /// Alternatives for one need, best first; the first whose function is there is taken.
 struct Need {
@@ -41,6 +50,9 @@ struct Need {
 
 const ALL: &[&str] = &["ext4", "xfs", "btrfs"];
 const CLONING: &[&str] = &["xfs", "btrfs"];
+const EXT4: &[&str] = &["ext4"];
+const XFS: &[&str] = &["xfs"];
+const BTRFS: &[&str] = &["btrfs"];
 
 const fn need(
     what: &'static str,
@@ -55,26 +67,53 @@ const fn need(
     }
 }
 
+const fn optional(
+    what: &'static str,
+    fs_types: &'static [&'static str],
+    candidates: &'static [Candidate],
+) -> Need {
+    Need {
+        what,
+        fs_types,
+        optional: true,
+        candidates,
+    }
+}
+
 const NEEDS: &[Need] = &[
     need(
         "buffered writes",
-        &["ext4"],
+        EXT4,
         &[
-            ("block_write_end", "write_end7", Some(7)),
-            ("block_write_end", "write_end4", Some(4)),
+            ("block_write_end", "write_end7", Some(Signature::Parameters(7))),
+            ("block_write_end", "write_end4", Some(Signature::Parameters(4))),
+        ],
+    ),
+    // Files with the flag that chattr calls +j.
+    need(
+        "buffered writes, journalled",
+        EXT4,
+        &[("ext4_journalled_write_end", "write_end7", None)],
+    ),
+    need(
+        "buffered writes",
+        XFS,
+        &[
+            (
+                "iomap_write_end",
+                "iomap_write_end5",
+                Some(Signature::Parameters(5)),
+            ),
+            (
+                "iomap_write_end",
+                "iomap_write_end4",
+                Some(Signature::Parameters(4)),
+            ),
         ],
     ),
     need(
         "buffered writes",
-        &["xfs"],
-        &[
-            ("iomap_write_end", "iomap_write_end5", Some(5)),
-            ("iomap_write_end", "iomap_write_end4", Some(4)),
-        ],
-    ),
-    need(
-        "buffered writes",
-        &["btrfs"],
+        BTRFS,
         &[
             ("btrfs_dirty_folio", "btrfs_dirty_folio", None),
             ("btrfs_dirty_pages", "btrfs_dirty_pages", None),
@@ -111,7 +150,7 @@ const NEEDS: &[Need] = &[
     need(
         "rename, whiteout",
         ALL,
-        &[("init_special_inode", "special_inode", None)],
+        &[("unlock_new_inode", "new_inode", None)],
     ),
     need("rename", ALL, &[("d_move", "rename", None)]),
     need("exchange", ALL, &[("d_exchange", "exchange", None)]),
@@ -138,28 +177,58 @@ const NEEDS: &[Need] = &[
             ("evm_inode_post_removexattr", "removexattr", None),
         ],
     ),
-    // Before 6.2 ACLs are set and removed as extended attributes.
-    Need {
-        what: "ACL set",
-        fs_types: ALL,
-        optional: true,
-        candidates: &[("security_inode_post_set_acl", "set_acl", None)],
-    },
-    Need {
-        what: "ACL removed",
-        fs_types: ALL,
-        optional: true,
-        candidates: &[("security_inode_post_remove_acl", "remove_acl", None)],
-    },
+    need("ACL stored", ALL, &[("set_cached_acl", "cached_acl", None)]),
     need(
-        "capabilities dropped",
+        "ACL set, begin",
         ALL,
-        &[("__vfs_removexattr", "drop_xattr", None)],
+        &[
+            (
+                "set_posix_acl",
+                "acl_enter_dentry1",
+                Some(Signature::Second("dentry")),
+            ),
+            (
+                "set_posix_acl",
+                "acl_enter_inode1",
+                Some(Signature::Second("inode")),
+            ),
+        ],
+    ),
+    need("ACL set, end", ALL, &[("set_posix_acl", "acl_exit", None)]),
+    need(
+        "capabilities dropped, begin",
+        ALL,
+        &[("__vfs_removexattr", "drop_xattr_enter", None)],
+    ),
+    need(
+        "capabilities dropped, end",
+        ALL,
+        &[("__vfs_removexattr", "drop_xattr_exit", None)],
+    ),
+    need(
+        "file flags, begin",
+        ALL,
+        &[("vfs_fileattr_set", "fileattr", None)],
+    ),
+    need(
+        "file flags, end",
+        ALL,
+        &[("vfs_fileattr_set", "change_exit", None)],
     ),
     need(
         "fallocate, begin",
-        ALL,
-        &[("vfs_fallocate", "fallocate_enter", None)],
+        EXT4,
+        &[("ext4_fallocate", "fallocate_enter", None)],
+    ),
+    need(
+        "fallocate, begin",
+        XFS,
+        &[("xfs_file_fallocate", "fallocate_enter", None)],
+    ),
+    need(
+        "fallocate, begin",
+        BTRFS,
+        &[("btrfs_fallocate", "fallocate_enter", None)],
     ),
     need(
         "fallocate, under the lock",
@@ -168,8 +237,73 @@ const NEEDS: &[Need] = &[
     ),
     need(
         "fallocate, end",
-        ALL,
-        &[("vfs_fallocate", "fallocate_exit", None)],
+        EXT4,
+        &[("ext4_fallocate", "fallocate_exit", None)],
+    ),
+    need(
+        "fallocate, end",
+        XFS,
+        &[("xfs_file_fallocate", "fallocate_exit", None)],
+    ),
+    need(
+        "fallocate, end",
+        BTRFS,
+        &[("btrfs_fallocate", "fallocate_exit", None)],
+    ),
+    need("own ioctls, begin", EXT4, &[("ext4_ioctl", "ioctl", None)]),
+    need("own ioctls, end", EXT4, &[("ext4_ioctl", "change_exit", None)]),
+    need(
+        "extents moved, begin",
+        EXT4,
+        &[("ext4_move_extents", "two_files", None)],
+    ),
+    need(
+        "extents moved, end",
+        EXT4,
+        &[("ext4_move_extents", "change_exit", None)],
+    ),
+    need(
+        "extents swapped, begin",
+        XFS,
+        &[("xfs_swap_extents", "two_inodes", None)],
+    ),
+    need(
+        "extents swapped, end",
+        XFS,
+        &[("xfs_swap_extents", "change_exit", None)],
+    ),
+    // From 6.10 on.
+    optional(
+        "ranges exchanged, begin",
+        XFS,
+        &[("xfs_exchange_range", "exchange_range", None)],
+    ),
+    optional(
+        "ranges exchanged, end",
+        XFS,
+        &[("xfs_exchange_range", "change_exit", None)],
+    ),
+    need(
+        "attributes by handle, begin",
+        XFS,
+        &[("xfs_ioc_attrmulti_one", "attribute_by_handle", None)],
+    ),
+    need(
+        "attributes by handle, end",
+        XFS,
+        &[("xfs_ioc_attrmulti_one", "change_exit", None)],
+    ),
+    need("own ioctls, begin", BTRFS, &[("btrfs_ioctl", "ioctl", None)]),
+    need("own ioctls, end", BTRFS, &[("btrfs_ioctl", "change_exit", None)]),
+    need(
+        "encoded write, begin",
+        BTRFS,
+        &[("btrfs_do_encoded_write", "encoded_write", None)],
+    ),
+    need(
+        "encoded write, end",
+        BTRFS,
+        &[("btrfs_do_encoded_write", "change_exit", None)],
     ),
     need(
         "reflink, begin",
@@ -183,12 +317,12 @@ const NEEDS: &[Need] = &[
     ),
     need(
         "reflink, end",
-        &["xfs"],
+        XFS,
         &[("xfs_file_remap_range", "remap_exit", None)],
     ),
     need(
         "reflink, end",
-        &["btrfs"],
+        BTRFS,
         &[("btrfs_remap_file_range", "remap_exit", None)],
     ),
 ];
@@ -206,11 +340,18 @@ pub(crate) fn survey(kernel: &Kernel, fs_type: &str) -> Vec<(&'static str, Optio
         if !fs_types.contains(&fs_type) {
             continue;
         }
-        let chosen = candidates.iter().find(|(function, _, parameters)| {
+        let chosen = candidates.iter().find(|(function, _, signature)| {
+            let parameters = kernel.parameters(function);
             kernel.has_function(function)
-                && parameters.is_none_or(|count| kernel.parameters(function) == Some(count))
+                && match signature {
+                    None => true,
+                    Some(Signature::Parameters(count)) => parameters.is_some_and(|all| all.len() == *count),
+                    Some(Signature::Second(name)) => {
+                        parameters.is_some_and(|all| all.get(1).is_some_and(|second| second == name))
+                    }
+                }
         });
-        let hook = chosen.map(|&(function, program, _)| Hook {
+        let hook = chosen.map(|(function, program, _)| Hook {
             what,
             program,
             function,

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 
-use abi::{ABSENT, Offsets};
+use abi::{ABSENT, Offsets, Private};
 use anyhow::{Context, Result, bail, ensure};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// The file systems that can be recorded.
+const FS_TYPES: [&str; 3] = ["ext4", "xfs", "btrfs"];
 /// Depth of anonymous structs inside structs.
 const NESTING_MAX: u32 = 8;
 
@@ -29,7 +31,14 @@ const DEPENDS_ON_VERSION: &[&str] = &[
 ];
 
 /// Functions whose signature decides between programs.
-const SIGNATURES: &[&str] = &["block_write_end", "iomap_write_end"];
+const SIGNATURES: &[&str] = &["block_write_end", "iomap_write_end", "set_posix_acl"];
+
+/// Flags of an inode that its file system lets a new file have from its directory, in its own encoding: `EXT4_*_FL`.
+const EXT4_FLAGS: u32 = 0x6203_c0ff;
+/// `XFS_DIFLAG_*`: immutable, append, sync, noatime, nodump, projinherit.
+const XFS_FLAGS: u32 = 0x2f8;
+/// `BTRFS_INODE_*`: nodatacow, nocompress, sync, immutable, append, nodump, noatime, dirsync, compress.
+const BTRFS_FLAGS: u32 = 0xfea;
 
 /// The running kernel.
 pub(crate) struct Kernel {
@@ -49,7 +58,8 @@ pub(crate) struct Kernel {
     pub(crate) write_end_takes_pages: bool,
     missing_members: Vec<String>,
     functions: HashSet<String>,
-    parameters: HashMap<&'static str, usize>,
+    parameters: HashMap<&'static str, Vec<String>>,
+    private: HashMap<&'static str, Private>,
 }
 
 impl Kernel {
@@ -81,9 +91,9 @@ impl Kernel {
         let mut write_end_takes_pages = false;
         for &function in SIGNATURES {
             if let Some(types) = parameter_types(&btf, function) {
-                parameters.insert(function, types.len());
                 write_end_takes_pages |=
                     function == "block_write_end" && types.iter().any(|name| name == "page");
+                parameters.insert(function, types);
             }
         }
         Ok(Self {
@@ -97,6 +107,23 @@ impl Kernel {
             missing_members,
             functions: symbols.functions,
             parameters,
+            private: FS_TYPES
+                .iter()
+                .filter_map(|&fs_type| Some((fs_type, private_of(&btf, fs_type)?)))
+                .collect(),
+        })
+    }
+
+    /// Where a file system keeps what is its own.
+    ///
+    /// # Errors
+    /// A file system whose module is not loaded, or whose BTF lacks what must be known.
+    pub(crate) fn private(&self, fs_type: &str) -> Result<Private> {
+        self.private.get(fs_type).copied().with_context(|| {
+            format!(
+                "kernel {}: there is no usable BTF of {fs_type} in /sys/kernel/btf (CONFIG_DEBUG_INFO_BTF_MODULES)",
+                self.release
+            )
         })
     }
 
@@ -105,9 +132,9 @@ impl Kernel {
         self.functions.contains(name)
     }
 
-    /// Number of a function's parameters, for those whose signature matters.
-    pub(crate) fn parameters(&self, name: &str) -> Option<usize> {
-        self.parameters.get(name).copied()
+    /// What a function's parameters point to (empty for what is no pointer to a struct), for those whose signature matters.
+    pub(crate) fn parameters(&self, name: &str) -> Option<&[String]> {
+        self.parameters.get(name).map(Vec::as_slice)
     }
 
     /// Whether programs can be trusted here.
@@ -169,6 +196,45 @@ impl Symbols {
         }
         Ok(symbols)
     }
+}
+
+/// The layout of a file system's own inode; `None` where its module is not loaded or does not have what is needed.
+fn private_of(kernel: &Btf, fs_type: &str) -> Option<Private> {
+    // A file system that is built in has its types in the kernel's own BTF.
+    let module = Btf::from_split_file(format!("/sys/kernel/btf/{fs_type}"), kernel).ok();
+    let btf = module.as_ref().unwrap_or(kernel);
+    let member = |structure, member| offset_of(btf, structure, member);
+    let optional = |structure, name| member(structure, name).unwrap_or(ABSENT);
+    Some(match fs_type {
+        "ext4" => Private {
+            inode: member("ext4_inode_info", "vfs_inode")?,
+            flags: member("ext4_inode_info", "i_flags")?,
+            flags_mask: EXT4_FLAGS,
+            project: member("ext4_inode_info", "i_projid")?,
+            ..Private::default()
+        },
+        "xfs" => Private {
+            inode: member("xfs_inode", "i_vnode")?,
+            flags: member("xfs_inode", "i_diflags")?,
+            flags_mask: XFS_FLAGS,
+            flags_bytes: 2,
+            project: member("xfs_inode", "i_projid")?,
+            exchange_files: [
+                optional("xfs_exchrange", "file1"),
+                optional("xfs_exchrange", "file2"),
+            ],
+            ..Private::default()
+        },
+        _ => Private {
+            inode: member("btrfs_inode", "vfs_inode")?,
+            flags: member("btrfs_inode", "flags")?,
+            flags_mask: BTRFS_FLAGS,
+            root: member("btrfs_inode", "root")?,
+            // A key begins with the number.
+            root_id: member("btrfs_root", "root_key")?,
+            ..Private::default()
+        },
+    })
 }
 
 fn offset_of(btf: &Btf, structure: &str, member: &str) -> Option<u32> {

@@ -28,6 +28,9 @@ pub(crate) use volume::Volume;
 /// The programs, as `cargo xtask build` made them; empty where they were not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPEWORM_BPF_OBJECT"));
 
+/// Number of the top-level subvolume of every btrfs (`BTRFS_FS_TREE_OBJECTID`).
+const BTRFS_FS_TREE: u64 = 5;
+
 /// Where programs, maps and links are pinned.
 const PIN_ROOT: &str = "/sys/fs/bpf/tapeworm";
 
@@ -72,7 +75,7 @@ impl Capture {
                 pin_dir.display()
             )
         })?;
-        let config = config(&kernel, volume, options);
+        let config = config(&kernel, volume, options)?;
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config_bytes(&config), true)
             .map_max_entries("EVENTS", options.ring_bytes)
@@ -270,17 +273,23 @@ fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>>
         .as_fd())
 }
 
-fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Config {
+fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Result<Config> {
     let mut config = Config {
         abi_version: ABI_VERSION,
         device: volume.device,
         vmemmap_base_address: kernel.vmemmap_base_address,
         page_offset_base_address: kernel.page_offset_base_address,
         features: 0,
+        subvolume: if volume.fs_type == "btrfs" {
+            BTRFS_FS_TREE
+        } else {
+            0
+        },
         pg_head_bit: kernel.pg_head_bit,
         pg_uptodate_bit: kernel.pg_uptodate_bit,
+        private: kernel.private(&volume.fs_type)?,
         offsets: kernel.offsets,
-        pad: [0; 8],
+        pad: [0; 7],
     };
     if config.offsets.folio_order == abi::ABSENT {
         config.features |= features::FOLIO_ORDER_IN_FLAGS;
@@ -294,7 +303,19 @@ fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Config 
     if !options.excluded_inodes.is_empty() {
         config.features |= features::HAS_EXCLUDED;
     }
-    config
+    if labels_new_inodes() {
+        config.features |= features::CREATES_ARE_LABELLED;
+    }
+    Ok(config)
+}
+
+/// Whether a security module gives every new inode a label, which the file system then stores past all hooks.
+fn labels_new_inodes() -> bool {
+    let active = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let labels = |module: &str| matches!(module.trim(), "selinux" | "smack");
+    active.split(',').any(labels)
+        || Path::new("/sys/fs/selinux/status").exists()
+        || Path::new("/sys/fs/smackfs").exists()
 }
 
 fn config_bytes(config: &Config) -> &[u8] {

@@ -333,6 +333,22 @@ impl Cold {
                         },
                     ))
                 }
+                Ok(decoded) if decode::is_not_recorded(&decoded) => {
+                    let (seq, inode) = (decoded.record.seq, decoded.record.inode);
+                    tracing::error!(
+                        "a subvolume or snapshot was made in directory inode {}: it is NOT recorded, and this hole stays open; \
+                         delete it, or keep it on a volume of its own, then detach and attach again",
+                        inode.ino
+                    );
+                    self.record(own(
+                        seq,
+                        seq,
+                        Op::Hole {
+                            last_seq: seq,
+                            inode: Some(inode),
+                        },
+                    ))
+                }
                 Ok(decoded) => {
                     self.doubt.event(&decoded, &mut self.wanted);
                     self.record(decoded.record)
