@@ -340,7 +340,7 @@ impl Cold {
                          delete it, or keep it on a volume of its own, then detach and attach again",
                         inode.ino
                     );
-                    self.record(own(
+                    self.record(own_record(
                         seq,
                         seq,
                         Op::Hole {
