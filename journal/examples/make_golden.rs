@@ -124,6 +124,7 @@ fn all(mode: u32, size: u64) -> Attributes {
             nsec: 123,
         }),
         file_flags: Some(0x10),
+        project: Some(4_000_000_000),
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn to_row(record: &Record) -> Row<'_> {
         mtime,
         ctime,
         file_flags,
+        project,
     } = attributes;
     let Actor {
         pid,
@@ -91,6 +92,7 @@ pub(crate) fn to_row(record: &Record) -> Row<'_> {
         ctime_sec: ctime.map(|time| time.sec),
         ctime_nsec: ctime.map(|time| time.nsec),
         file_flags: *file_flags,
+        project: *project,
         from_snapshot: Some(*from_snapshot),
         pid: Some(*pid),
         tgid: Some(*tgid),
@@ -233,6 +235,7 @@ pub(crate) fn from_row(row: &Row<'_>, with_data: bool) -> Result<Record, String>
             mtime: time(row.mtime_sec, row.mtime_nsec, "mtime")?,
             ctime: time(row.ctime_sec, row.ctime_nsec, "ctime")?,
             file_flags: row.file_flags,
+            project: row.project,
         },
         from_snapshot: row.from_snapshot.unwrap_or(false),
         actor: Actor {

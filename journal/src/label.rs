@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::manifest::FORMAT_VERSION;
+use crate::manifest::{FORMAT_VERSION, check_format};
 use crate::store::{ObjectKind, Store};
 
 /// Object name of the label.
@@ -33,7 +33,7 @@ Nothing here is ever changed once written. If a program offers to repair this me
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Label {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`], or one before it.
     pub format: u32,
     /// The medium's own uuid.
     pub medium: String,
@@ -69,14 +69,26 @@ impl Label {
             .read_exact_at(&mut bytes, 0)
             .map_err(|error| Error::io("read the label", error))?;
         let label: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        check_format(label.format, &store.describe())?;
+        Ok(Some(label))
+    }
+
+    /// Reads the label of a medium that is to be written: one of an older format explains that format and carries its replayer, so
+    /// nothing newer is put there.
+    ///
+    /// # Errors
+    /// As [`Label::read`]; [`Error::NoJournal`] without a label, [`Error::Unsupported`] for an older format.
+    pub(crate) fn of_writable(store: &dyn Store) -> Result<Self> {
+        let name = store.describe();
+        let label = Self::read(store)?
+            .ok_or_else(|| Error::NoJournal(format!("{name} has no label ({LABEL_NAME})")))?;
         if label.format != FORMAT_VERSION {
             return Err(Error::Unsupported(format!(
-                "{} has format {}, this program writes {FORMAT_VERSION}",
-                store.describe(),
+                "{name} has format {}: it is read, and not written any more (this program writes {FORMAT_VERSION}): take a new medium",
                 label.format
             )));
         }
-        Ok(Some(label))
+        Ok(label)
     }
 
     /// Reads the label, or labels a medium that has none: specification, README and replayer first, the label last, so that

@@ -6,7 +6,9 @@ use crate::error::{Error, Result};
 use crate::record::InodeKey;
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// Oldest version that is still read.
+pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Largest manifest that is read, in bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -80,13 +82,16 @@ pub struct Point {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`], or one before it.
     pub format: u32,
+    /// Which chain of the volume's: the uuid of the medium on which it began. Empty in format 1, which knew one chain only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chain: String,
     /// The volume.
     pub volume: VolumeInfo,
-    /// Epoch, from 1.
+    /// Epoch of the chain, from 1.
     pub epoch: u64,
-    /// Index of the segment in the volume's journal, from 1.
+    /// Index of the segment in its chain, from 1.
     pub index: u64,
     /// First sequence number.
     pub first_seq: u64,
@@ -135,12 +140,11 @@ impl Manifest {
         let broken =
             |error: &dyn std::fmt::Display| Error::Integrity(format!("{name} is no manifest: {error}"));
         let Version { format } = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
-        if format != FORMAT_VERSION {
-            return Err(Error::Unsupported(format!(
-                "{name} has format {format}, this program reads {FORMAT_VERSION}: use the replayer that lies on its medium"
-            )));
-        }
+        check_format(format, name)?;
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        if (format == 1) != manifest.chain.is_empty() {
+            return Err(broken(&"its chain is not what its format says"));
+        }
         if name != manifest_name(&manifest.volume.uuid, manifest.index) {
             let (uuid, index) = (&manifest.volume.uuid, manifest.index);
             return Err(Error::Integrity(format!(
@@ -159,6 +163,16 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+/// Refuses a format that this program does not read.
+pub(crate) fn check_format(format: u32, of: &str) -> Result<()> {
+    if (FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&format) {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "{of} has format {format}, this program reads {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}: use the replayer that lies on its medium"
+    )))
 }
 
 /// Name of the segment's object.

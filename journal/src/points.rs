@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::manifest::PointKind;
+use crate::manifest::{Point, PointKind};
 use crate::reader::{Journal, Segment};
 use crate::record::{InodeKey, Op, Record, SnapshotScope};
 use crate::segment::Projection;
@@ -79,12 +79,15 @@ pub struct ResolvedPoint {
     pub open_holes: Vec<OpenHole>,
 }
 
-/// Epoch, and how far to read in it.
-struct Target {
-    epoch: u64,
-    limit: Limit,
+/// An epoch of one of the chains of a volume.
+struct Epoch<'a> {
+    journal: &'a Journal,
+    number: u64,
+    first_seq: u64,
+    begin_time_ns: i64,
 }
 
+/// How far to read in an epoch.
 #[derive(Clone, Copy)]
 enum Limit {
     Seq(u64),
@@ -100,96 +103,118 @@ impl Limit {
     }
 }
 
+/// Finds the moment asked for, or the newest before it that lies in no open snapshot window, among the chains of one volume. Epochs
+/// of several chains stand in the order of the times at which they begin: the newest that answers is taken.
+///
+/// Reads the metadata columns of the epoch up to the moment.
+///
+/// # Errors
+/// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
+pub fn resolve<'a>(journals: &[&'a Journal], at: &At) -> Result<(&'a Journal, ResolvedPoint)> {
+    let mut epochs = epochs(journals);
+    let (position, mut limit) = target(&epochs, at)?;
+    epochs.truncate(position + 1);
+    let mut incomplete = None;
+    while let Some(Epoch { journal, number, .. }) = epochs.pop() {
+        if let Some(mut point) = journal.resolve_in(number, limit)? {
+            if let Some(epoch) = incomplete {
+                point.rounded = Some(format!(
+                    "the base of epoch {epoch} was not complete at the moment asked for"
+                ));
+            }
+            return Ok((journal, point));
+        }
+        incomplete = Some(if journals.len() > 1 {
+            format!("{number} on {}", journal.media().join(", "))
+        } else {
+            number.to_string()
+        });
+        limit = Limit::Seq(u64::MAX);
+    }
+    Err(Error::NoSuchPoint(
+        "no base is complete at or before the moment asked for".to_owned(),
+    ))
+}
+
+/// All epochs, oldest first.
+fn epochs<'a>(journals: &[&'a Journal]) -> Vec<Epoch<'a>> {
+    let mut epochs: Vec<Epoch<'a>> = Vec::new();
+    for &journal in journals {
+        let from = epochs.len();
+        for Segment { manifest, .. } in journal.segments() {
+            if epochs[from..]
+                .last()
+                .is_none_or(|last| last.number != manifest.epoch)
+            {
+                epochs.push(Epoch {
+                    journal,
+                    number: manifest.epoch,
+                    first_seq: manifest.first_seq,
+                    begin_time_ns: manifest.first_time_ns,
+                });
+            }
+        }
+    }
+    // Within one chain the numbers decide, whatever the clock said.
+    if journals.len() > 1 {
+        epochs.sort_by_key(|epoch| epoch.begin_time_ns);
+    }
+    epochs
+}
+
+/// Position of the epoch that the moment lies in, and how far to read there.
+fn target(epochs: &[Epoch<'_>], at: &At) -> Result<(usize, Limit)> {
+    let newest = |wanted: &dyn Fn(&Epoch<'_>) -> bool, none: &str| {
+        epochs
+            .iter()
+            .rposition(wanted)
+            .ok_or_else(|| Error::NoSuchPoint(none.to_owned()))
+    };
+    Ok(match at {
+        At::Latest => (newest(&|_| true, "the journal is empty")?, Limit::Seq(u64::MAX)),
+        At::Seq(seq) => {
+            let none = format!("the journal begins after sequence number {seq}");
+            (newest(&|epoch| epoch.first_seq <= *seq, &none)?, Limit::Seq(*seq))
+        }
+        At::Mark(name) => {
+            let position = newest(&|epoch| epoch.mark(name).is_some(), &format!("no mark {name:?}"))?;
+            (position, Limit::Seq(epochs[position].mark(name).unwrap_or(0)))
+        }
+        At::Time(time_ns) => {
+            let none = "the journal begins after that time";
+            (
+                newest(&|epoch| epoch.begin_time_ns <= *time_ns, none)?,
+                Limit::Time(*time_ns),
+            )
+        }
+    })
+}
+
+impl Epoch<'_> {
+    /// Sequence number of the newest mark of this name.
+    fn mark(&self, name: &str) -> Option<u64> {
+        let is_it = |point: &Point| point.kind == PointKind::Mark && point.name == name;
+        self.journal
+            .points()
+            .filter(|(epoch, _, point)| *epoch == self.number && is_it(point))
+            .last()
+            .map(|(_, _, point)| point.seq)
+    }
+}
+
 impl Journal {
-    /// Finds the moment asked for, or the newest before it that lies in no open snapshot window.
-    ///
-    /// Reads the metadata columns of the epoch up to the moment.
+    /// As [`resolve`], in this chain alone.
     ///
     /// # Errors
     /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
     pub fn resolve(&self, at: &At) -> Result<ResolvedPoint> {
-        let mut target = self.target(at)?;
-        let mut later_epoch = None;
-        loop {
-            match self.resolve_in(&target)? {
-                Some(mut point) => {
-                    if let Some(epoch) = later_epoch {
-                        point.rounded = Some(format!(
-                            "the base of epoch {epoch} was not complete at the moment asked for"
-                        ));
-                    }
-                    return Ok(point);
-                }
-                None if target.epoch > 1 => {
-                    later_epoch = Some(target.epoch);
-                    target = Target {
-                        epoch: target.epoch - 1,
-                        limit: Limit::Seq(u64::MAX),
-                    };
-                }
-                None => {
-                    return Err(Error::NoSuchPoint(
-                        "no base is complete at or before the moment asked for".to_owned(),
-                    ));
-                }
-            }
-        }
+        resolve(&[self], at).map(|(_, point)| point)
     }
 
-    fn target(&self, at: &At) -> Result<Target> {
-        let newest = self
-            .segments()
-            .next_back()
-            .map_or(0, |segment| segment.manifest.epoch);
-        Ok(match at {
-            At::Latest => Target {
-                epoch: newest,
-                limit: Limit::Seq(u64::MAX),
-            },
-            At::Seq(seq) => {
-                let segment = self
-                    .segments()
-                    .rev()
-                    .find(|segment| segment.manifest.first_seq <= *seq);
-                let segment = segment.ok_or_else(|| {
-                    Error::NoSuchPoint(format!("the journal begins after sequence number {seq}"))
-                })?;
-                Target {
-                    epoch: segment.manifest.epoch,
-                    limit: Limit::Seq(*seq),
-                }
-            }
-            At::Mark(name) => {
-                let marks = self
-                    .points()
-                    .filter(|(_, _, point)| point.kind == PointKind::Mark && point.name == *name);
-                let (epoch, _, point) = marks
-                    .last()
-                    .ok_or_else(|| Error::NoSuchPoint(format!("no mark {name:?}")))?;
-                Target {
-                    epoch,
-                    limit: Limit::Seq(point.seq),
-                }
-            }
-            At::Time(time_ns) => {
-                let segment = self
-                    .segments()
-                    .rev()
-                    .find(|segment| segment.manifest.first_time_ns <= *time_ns);
-                let segment = segment
-                    .ok_or_else(|| Error::NoSuchPoint("the journal begins after that time".to_owned()))?;
-                Target {
-                    epoch: segment.manifest.epoch,
-                    limit: Limit::Time(*time_ns),
-                }
-            }
-        })
-    }
-
-    fn resolve_in(&self, target: &Target) -> Result<Option<ResolvedPoint>> {
+    fn resolve_in(&self, epoch: u64, limit: Limit) -> Result<Option<ResolvedPoint>> {
         let of_epoch: Vec<&Segment> = self
             .segments()
-            .filter(|segment| segment.manifest.epoch == target.epoch)
+            .filter(|segment| segment.manifest.epoch == epoch)
             .collect();
         let (Some(first), Some(last)) = (of_epoch.first(), of_epoch.last()) else {
             return Ok(None);
@@ -198,11 +223,11 @@ impl Journal {
         'segments: for segment in self.segments_between(first.manifest.index, last.manifest.index)? {
             for item in segment.records(Projection::Metadata)? {
                 let (row, record) = item?;
-                if target.limit.is_past(&record) {
+                if limit.is_past(&record) {
                     break 'segments;
                 }
                 scan.step(&record, row.segment);
-                if let Limit::Seq(seq) = target.limit
+                if let Limit::Seq(seq) = limit
                     && record.last_seq > seq
                 {
                     scan.cut_merged(&record);
@@ -210,7 +235,15 @@ impl Journal {
                 }
             }
         }
-        Ok(scan.finish(target.epoch))
+        let found = scan.finish(epoch);
+        if found.is_none() && first.manifest.index > 1 {
+            // An epoch without a base may only lack its first segments: an older one must not take its place in silence.
+            let before = first.manifest.index - 1;
+            if !first.manifest.void_indexes.contains(&before) {
+                self.segment(before)?;
+            }
+        }
+        Ok(found)
     }
 }
 

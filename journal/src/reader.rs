@@ -106,14 +106,38 @@ impl Segment {
     }
 }
 
-/// The journal of one volume, as far as the media given hold it.
-#[derive(Clone)]
+/// One chain of a volume's journal, as far as the media given hold it: each medium begins its own, with a base.
+#[derive(Clone, Default)]
 pub struct Journal {
     segments: BTreeMap<u64, Segment>,
     problems: Vec<String>,
 }
 
 impl Journal {
+    /// The chain: uuid of the medium on which it began; empty where format 1 did not say.
+    pub fn chain(&self) -> &str {
+        self.segments
+            .values()
+            .next()
+            .map_or("", |segment| &segment.manifest.chain)
+    }
+
+    /// The media that hold it, each once.
+    pub fn media(&self) -> Vec<String> {
+        let mut media: Vec<String> = self.segments.values().map(Segment::medium).collect();
+        media.sort_unstable();
+        media.dedup();
+        media
+    }
+
+    /// When its first record was made, nanoseconds since 1970.
+    fn begin_time_ns(&self) -> i64 {
+        self.segments
+            .values()
+            .next()
+            .map_or(i64::MIN, |segment| segment.manifest.first_time_ns)
+    }
+
     /// The volume, as its newest segment describes it.
     pub fn volume(&self) -> &VolumeInfo {
         // A journal is made with its first segment.
@@ -254,7 +278,18 @@ const EMPTY_VOLUME: VolumeInfo = VolumeInfo {
 
 /// All journals on the media given.
 pub struct Reader {
-    journals: BTreeMap<String, Journal>,
+    /// By volume and begin.
+    journals: Vec<Journal>,
+    notices: Vec<String>,
+}
+
+/// What a scan of media gathers.
+#[derive(Default)]
+struct Found {
+    /// By volume and chain.
+    journals: BTreeMap<(String, String), Journal>,
+    /// Manifests that cannot be read, by volume: the medium, and what is wrong.
+    damaged: BTreeMap<String, Vec<(String, String)>>,
     notices: Vec<String>,
 }
 
@@ -264,11 +299,7 @@ impl Reader {
     /// # Errors
     /// [`Error::NoJournal`] where nothing is there, [`Error::Integrity`] for a damaged label.
     pub fn open(stores: Vec<Arc<dyn Store>>) -> Result<Self> {
-        let mut reader = Self {
-            journals: BTreeMap::new(),
-            notices: Vec::new(),
-        };
-        let mut damaged: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut found = Found::default();
         for store in &stores {
             if Label::read(&**store)?.is_none() {
                 return Err(Error::NoJournal(format!(
@@ -281,18 +312,10 @@ impl Reader {
                 .list()
                 .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
             for object in &objects {
-                reader.take(store, object, &objects, &mut damaged)?;
+                found.take(store, object, &objects)?;
             }
         }
-        for (uuid, journal) in &mut reader.journals {
-            reader.notices.extend(journal.drop_void());
-            journal.problems = damaged.remove(uuid).unwrap_or_default();
-            journal.check_chain();
-        }
-        // A volume all of whose manifests are damaged must not look like one that was never there.
-        if let Some(problems) = damaged.into_values().next() {
-            return Err(Error::Integrity(problems.join("; ")));
-        }
+        let reader = found.finish()?;
         if reader.journals.is_empty() {
             let names: Vec<String> = stores.iter().map(|store| store.describe()).collect();
             return Err(Error::NoJournal(format!(
@@ -303,13 +326,61 @@ impl Reader {
         Ok(reader)
     }
 
-    fn take(
-        &mut self,
-        store: &Arc<dyn Store>,
-        object: &ObjectInfo,
-        objects: &[ObjectInfo],
-        damaged: &mut BTreeMap<String, Vec<String>>,
-    ) -> Result<()> {
+    /// Files that were ignored, and why.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// The journals found: by volume, the oldest first within one.
+    pub fn journals(&self) -> impl Iterator<Item = &Journal> {
+        self.journals.iter()
+    }
+
+    /// All journals of one volume, or of the only one, the oldest first; never none.
+    ///
+    /// # Errors
+    /// [`Error::NoJournal`] naming the volumes that are there.
+    pub fn volume(&self, uuid: Option<&str>) -> Result<Vec<&Journal>> {
+        let mut uuids: Vec<&str> = self
+            .journals
+            .iter()
+            .map(|journal| journal.volume().uuid.as_str())
+            .collect();
+        uuids.dedup();
+        let names = uuids.join(", ");
+        let uuid = match (uuid, uuids.as_slice()) {
+            (Some(uuid), uuids) if uuids.contains(&uuid) => uuid,
+            (Some(uuid), _) => return Err(Error::NoJournal(format!("volume {uuid}; there are: {names}"))),
+            (None, [only]) => only,
+            (None, _) => {
+                return Err(Error::NoJournal(format!("several volumes, name one of: {names}")));
+            }
+        };
+        Ok(self
+            .journals
+            .iter()
+            .filter(|journal| journal.volume().uuid == uuid)
+            .collect())
+    }
+
+    /// The only journal of one volume, or of the only one.
+    ///
+    /// # Errors
+    /// [`Error::NoJournal`], also where media hold several chains of the volume.
+    pub fn journal(&self, uuid: Option<&str>) -> Result<&Journal> {
+        match self.volume(uuid)?.as_slice() {
+            [only] => Ok(only),
+            several => Err(Error::NoJournal(format!(
+                "that is one: the media hold {} chains of volume {}",
+                several.len(),
+                several.first().map_or("", |journal| &journal.volume().uuid)
+            ))),
+        }
+    }
+}
+
+impl Found {
+    fn take(&mut self, store: &Arc<dyn Store>, object: &ObjectInfo, objects: &[ObjectInfo]) -> Result<()> {
         let ObjectInfo { name, bytes: _ } = object;
         let Some((uuid, index, is_manifest)) = parse_name(name) else {
             if name.contains('/') {
@@ -332,66 +403,65 @@ impl Reader {
         let (manifest, manifest_hash) = match read_manifest(&**store, name) {
             Ok(read) => read,
             Err(Error::Integrity(why)) => {
-                damaged.entry(uuid.to_owned()).or_default().push(why);
+                self.damaged
+                    .entry(uuid.to_owned())
+                    .or_default()
+                    .push((store.describe(), why));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let journal = self.journals.entry(uuid.to_owned()).or_insert_with(|| Journal {
-            segments: BTreeMap::new(),
-            problems: Vec::new(),
-        });
-        match journal.segments.get(&index) {
-            Some(other) if other.manifest_hash != manifest_hash => {
-                damaged.entry(uuid.to_owned()).or_default().push(format!(
-                    "segment {index} is not the same on {} and {}",
-                    other.medium(),
-                    store.describe()
-                ));
-            }
+        let key = (uuid.to_owned(), manifest.chain.clone());
+        let Journal { segments, problems } = self.journals.entry(key).or_default();
+        match segments.get(&index) {
+            Some(other) if other.manifest_hash != manifest_hash => problems.push(format!(
+                "segment {index} is not the same on {} and {}",
+                other.medium(),
+                store.describe()
+            )),
             Some(_) => {}
             None => {
-                journal.segments.insert(
-                    index,
-                    Segment {
-                        manifest,
-                        manifest_hash,
-                        store: Arc::clone(store),
-                    },
-                );
+                let segment = Segment {
+                    manifest,
+                    manifest_hash,
+                    store: Arc::clone(store),
+                };
+                segments.insert(index, segment);
             }
         }
         Ok(())
     }
 
-    /// Files that were ignored, and why.
-    pub fn notices(&self) -> &[String] {
-        &self.notices
-    }
-
-    /// The journals found, by volume uuid.
-    pub fn journals(&self) -> impl Iterator<Item = &Journal> {
-        self.journals.values()
-    }
-
-    /// The journal of one volume, or of the only one.
-    ///
-    /// # Errors
-    /// [`Error::NoJournal`] naming the volumes that are there.
-    pub fn journal(&self, uuid: Option<&str>) -> Result<&Journal> {
-        let found = match uuid {
-            Some(uuid) => self.journals.get(uuid),
-            None if self.journals.len() == 1 => self.journals.values().next(),
-            None => None,
-        };
-        found.ok_or_else(|| {
-            let names: Vec<&str> = self.journals.keys().map(String::as_str).collect();
-            let names = names.join(", ");
-            match uuid {
-                Some(uuid) => Error::NoJournal(format!("volume {uuid}; there are: {names}")),
-                None => Error::NoJournal(format!("several volumes, name one of: {names}")),
-            }
-        })
+    fn finish(self) -> Result<Reader> {
+        let Self {
+            journals,
+            mut damaged,
+            mut notices,
+        } = self;
+        // A volume all of whose manifests are damaged must not look like one that was never there.
+        let is_known = |uuid: &String| journals.keys().any(|(known, _)| known == uuid);
+        if let Some((_, problems)) = damaged.iter().find(|(uuid, _)| !is_known(uuid)) {
+            let problems: Vec<&str> = problems.iter().map(|(_, why)| why.as_str()).collect();
+            return Err(Error::Integrity(problems.join("; ")));
+        }
+        let mut journals: Vec<Journal> = journals.into_values().collect();
+        for journal in &mut journals {
+            notices.extend(journal.drop_void());
+            // What cannot be read does not say of which chain it was: every chain of the volume is in doubt.
+            let problems = damaged.get_mut(&journal.volume().uuid);
+            journal.problems.extend(
+                problems
+                    .into_iter()
+                    .flatten()
+                    .map(|(medium, why)| format!("{why} ({medium})")),
+            );
+            journal.check_chain();
+        }
+        journals.sort_by(|a, b| {
+            let key = |journal: &Journal| (journal.volume().uuid.clone(), journal.begin_time_ns());
+            key(a).cmp(&key(b))
+        });
+        Ok(Reader { journals, notices })
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Attributes {
     pub ctime: Option<Time>,
     /// `FS_*_FL` file flags (chattr).
     pub file_flags: Option<u32>,
+    /// Project id (quota), of regular files and directories; 0 is none.
+    pub project: Option<u32>,
 }
 
 /// Times that a namespace operation left a directory with.

@@ -145,6 +145,7 @@ columns! {
     ctime_sec: i64,
     ctime_nsec: u32,
     file_flags: u32,
+    project: u32,
     parent_mtime_sec: i64,
     parent_mtime_nsec: u32,
     parent_ctime_sec: i64,

@@ -1,9 +1,10 @@
-//! Appends to a volume's journal on one medium: continues the chain found there.
+//! Appends to a volume's journal on one medium: continues the chain found there, or begins one.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::label::Label;
 use crate::manifest::{
     FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, manifest_name, parse_name, segment_name,
 };
@@ -18,7 +19,7 @@ const VOID_INDEXES_MAX: usize = 1024;
 /// What [`Writer::seal`] made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedSegment {
-    /// Index in the volume's journal.
+    /// Index in the chain.
     pub index: u64,
     /// First sequence number.
     pub first_seq: u64,
@@ -34,6 +35,7 @@ pub struct SealedSegment {
 
 /// Where the chain goes on.
 struct Chain {
+    id: String,
     previous: Option<String>,
     next_index: u64,
     void_indexes: Vec<u64>,
@@ -63,11 +65,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Continues the volume's journal on the medium, in a new epoch.
+    /// Continues the volume's chain on the medium, in a new epoch; on a medium that holds nothing of the volume a chain begins, with
+    /// epoch 1.
     ///
     /// # Errors
     /// [`Error::Integrity`] if the newest manifest there is damaged: nothing is chained to what cannot be trusted.
+    /// [`Error::NoJournal`] without a label, [`Error::Unsupported`] on a medium of an older format.
     pub fn open(store: Arc<dyn Store>, volume: VolumeInfo) -> Result<Self> {
+        let label = Label::of_writable(&*store)?;
         let objects = store
             .list()
             .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
@@ -82,12 +87,19 @@ impl Writer {
                 }
             }
         }
-        let (mut previous, mut epoch) = (None, 1);
+        let (mut id, mut previous, mut epoch) = (label.medium, None, 1);
         if newest_manifest > 0 {
-            let (manifest, hash) = read_manifest(&*store, &manifest_name(&volume.uuid, newest_manifest))?;
-            (previous, epoch) = (Some(hash), manifest.epoch + 1);
+            let name = manifest_name(&volume.uuid, newest_manifest);
+            let (manifest, hash) = read_manifest(&*store, &name)?;
+            if manifest.format != FORMAT_VERSION {
+                return Err(Error::Integrity(format!(
+                    "{name} has another format than the label of its medium"
+                )));
+            }
+            (id, previous, epoch) = (manifest.chain, Some(hash), manifest.epoch + 1);
         }
         let chain = Chain {
+            id,
             previous,
             next_index: newest + 1,
             void_indexes: (newest_manifest + 1..=newest).collect(),
@@ -194,6 +206,7 @@ impl Writer {
         let keys = [
             ("format", FORMAT_VERSION.to_string()),
             ("volume", volume.uuid.clone()),
+            ("chain", chain.id.clone()),
             ("epoch", epoch.to_string()),
             ("index", chain.next_index.to_string()),
             ("first_seq", record.seq.to_string()),
@@ -242,6 +255,7 @@ impl Writer {
         self.chain.void_indexes.push(index);
         let manifest = Manifest {
             format: FORMAT_VERSION,
+            chain: self.chain.id.clone(),
             volume: self.volume.clone(),
             epoch: self.epoch,
             index,

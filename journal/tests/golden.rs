@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use journal::record::{InodeKey, Record};
 use journal::store::DirStore;
-use journal::{At, Projection, Reader, fold};
+use journal::{At, Error, LABEL_NAME, Projection, Reader, Writer, fold};
 
 fn golden(version: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -24,8 +24,14 @@ fn expected(version: &str) -> Vec<Record> {
 }
 
 #[test]
-fn version_1_is_read_as_it_was_written() {
-    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden("v1")).unwrap())]).unwrap();
+fn every_version_is_read_as_it_was_written() {
+    for version in ["v1", "v2"] {
+        is_read_as_it_was_written(version);
+    }
+}
+
+fn is_read_as_it_was_written(version: &str) {
+    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
     let journal = reader.journal(None).unwrap();
     assert_eq!(journal.volume().label, "golden");
     let report = journal.verify(|_| ()).unwrap();
@@ -38,7 +44,7 @@ fn version_1_is_read_as_it_was_written() {
             found.push(item.unwrap().1);
         }
     }
-    let expected = expected("v1");
+    let expected = expected(version);
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(found, expected);
@@ -51,8 +57,15 @@ fn version_1_is_read_as_it_was_written() {
 }
 
 #[test]
-fn version_1_means_what_it_meant() {
-    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden("v1")).unwrap())]).unwrap();
+fn every_version_means_what_it_meant() {
+    for (version, project) in [("v1", None), ("v2", Some(4_000_000_000))] {
+        means_what_it_meant(version, project);
+    }
+}
+
+/// What is said of version 1 is what it meant then.
+fn means_what_it_meant(version: &str, project: Option<u32>) {
+    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
     let journal = reader.journal(None).unwrap();
     let point = journal.resolve(&At::Mark("gölden".to_owned())).unwrap();
     assert_eq!((point.epoch, point.rounded, point.open_holes.len()), (1, None, 0));
@@ -94,4 +107,47 @@ fn version_1_means_what_it_meant() {
         Some(&b"../away"[..])
     );
     assert!(state.inode(key(14)).is_none());
+    assert_eq!(state.inode(key(11)).unwrap().attributes.project, project);
+}
+
+/// A medium explains and reads itself: nothing is put on it that its own FORMAT.md and replayer do not know.
+#[test]
+fn an_older_medium_is_read_and_not_continued() {
+    let copy = tempfile::tempdir().unwrap();
+    copy_tree(&golden("v1"), copy.path());
+    let store = Arc::new(DirStore::open(copy.path()).unwrap());
+    let reader = Reader::open(vec![store.clone()]).unwrap();
+    let journal = reader.journal(None).unwrap();
+    assert_eq!(journal.chain(), "");
+    let refused = Writer::open(store.clone(), journal.volume().clone())
+        .err()
+        .unwrap();
+    assert!(
+        matches!(&refused, Error::Unsupported(why) if why.contains("take a new medium")),
+        "{refused}"
+    );
+    // A version 2 label beside version 1 manifests is no accident of ours either.
+    let label = copy.path().join(LABEL_NAME);
+    let text = std::fs::read_to_string(&label)
+        .unwrap()
+        .replace("\"format\": 1", "\"format\": 2");
+    std::fs::remove_file(&label).unwrap();
+    std::fs::write(&label, text).unwrap();
+    assert!(matches!(
+        Writer::open(store, journal.volume().clone()),
+        Err(Error::Integrity(_))
+    ));
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_tree(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).unwrap();
+        }
+    }
 }

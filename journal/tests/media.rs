@@ -9,7 +9,7 @@ use std::sync::Arc;
 use journal::record::{Actor, Attributes, Entry, InodeKey, Op, Record};
 use journal::store::memory::{Failure, MemoryStore};
 use journal::store::{DirStore, ObjectKind, Store};
-use journal::{Error, Label, Projection, Reader, VolumeInfo, Writer};
+use journal::{At, Error, Label, Projection, Reader, VolumeInfo, Writer};
 
 const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000002";
 
@@ -179,7 +179,7 @@ fn no_label_no_journal_and_a_later_format_is_refused() {
     assert_eq!(open(&store).err().unwrap().exit_code(), 10);
     let later = String::from_utf8(label)
         .unwrap()
-        .replace("\"format\": 1", "\"format\": 2");
+        .replace("\"format\": 2", "\"format\": 3");
     store.tamper(journal::LABEL_NAME, Some(later.into_bytes()));
     assert!(matches!(open(&store), Err(Error::Unsupported(_))));
     store.tamper(journal::LABEL_NAME, Some(b"{".to_vec()));
@@ -254,7 +254,7 @@ fn what_was_sealed_and_reported_as_failed_is_void() {
     store.tamper(&name(4, "parquet"), other.get(&name(1, "parquet")));
     writer.push(&write(1)).unwrap();
     assert_eq!(writer.seal().unwrap().unwrap().index, 5);
-    let stray = String::from_utf8(other.get(&name(1, "manifest.json")).unwrap()).unwrap();
+    let stray = String::from_utf8(store.get(&name(1, "manifest.json")).unwrap()).unwrap();
     store.tamper(
         &name(4, "manifest.json"),
         Some(stray.replace("\"index\": 1", "\"index\": 4").into_bytes()),
@@ -320,6 +320,7 @@ fn hostile_rows_are_refused_with_segment_and_row() {
 #[test]
 fn numbers_must_rise() {
     let store = MemoryStore::new();
+    Label::ensure(&store, b"program", 0).unwrap();
     let mut writer = Writer::open(Arc::new(store), volume()).unwrap();
     let mut merged = write(5);
     merged.last_seq = 8;
@@ -427,4 +428,87 @@ fn a_store_refuses_what_is_sealed() {
     object.write_all(b"never sealed").unwrap();
     drop(object);
     assert!(store.open("fresh").is_err());
+}
+
+/// Two media of one volume: each holds a chain of its own. Read together, the newest answers; a copy of a medium is no second chain.
+#[test]
+fn chains_on_several_media_are_read_together() {
+    let (old, new) = (MemoryStore::new(), MemoryStore::new());
+    for (store, time_ns, seqs) in [(&old, 1000, 1..=5), (&new, 2000, 1..=9)] {
+        Label::ensure(store, b"program", 0).unwrap();
+        chain(store, time_ns, seqs);
+    }
+    // The old medium is used once more, after the new one.
+    chain(&old, 3000, 1..=7);
+    let reader = Reader::open(vec![
+        Arc::new(new.clone()),
+        Arc::new(old.clone()),
+        Arc::new(old.clone()),
+    ])
+    .unwrap();
+    let journals = reader.volume(None).unwrap();
+    let chains: BTreeSet<&str> = journals.iter().map(|journal| journal.chain()).collect();
+    assert_eq!(
+        (journals.len(), chains.len()),
+        (2, 2),
+        "one chain a medium, each its own"
+    );
+    for journal in &journals {
+        assert_eq!(journal.verify(|_| ()).unwrap().problems, Vec::<String>::new());
+    }
+    assert!(matches!(reader.journal(None), Err(Error::NoJournal(_))));
+    let find = |at: At| {
+        let (journal, point) = journal::resolve(&journals, &at).unwrap();
+        let number = journals.iter().position(|other| other.chain() == journal.chain());
+        (number.unwrap(), point.epoch, point.seq)
+    };
+    assert_eq!(find(At::Latest), (0, 2, 7));
+    assert_eq!(find(At::Mark("same".to_owned())), (0, 2, 4));
+    assert_eq!(find(At::Time(2008)), (1, 1, 8));
+    assert_eq!(find(At::Time(1005)), (0, 1, 5));
+    assert_eq!(find(At::Time(2999)), (1, 1, 9));
+    // Alone, each answers for itself.
+    let alone = Reader::open(vec![Arc::new(new.clone())]).unwrap();
+    assert_eq!(alone.journal(None).unwrap().resolve(&At::Latest).unwrap().seq, 9);
+}
+
+/// An epoch with a base, numbered and timed from the arguments.
+fn chain(store: &MemoryStore, time_ns: i64, seqs: std::ops::RangeInclusive<u64>) {
+    let mut writer = Writer::open(Arc::new(store.clone()), volume()).unwrap();
+    for seq in seqs {
+        let op = match seq {
+            1 => Op::BaseBegin,
+            2 => Op::BaseEnd { begin_seq: 1 },
+            4 => Op::Mark {
+                name: "same".to_owned(),
+            },
+            _ => Op::SetAttr,
+        };
+        let mut record = record(seq, op);
+        record.time_ns = time_ns + i64::try_from(seq).unwrap();
+        writer.push(&record).unwrap();
+        if seq == 3 {
+            writer.seal().unwrap();
+        }
+    }
+    writer.seal().unwrap();
+}
+
+/// The first segments of the newest epoch are on a medium that was not given: an older epoch must not take its place.
+#[test]
+fn an_epoch_without_its_first_segment_needs_a_medium() {
+    let store = MemoryStore::new();
+    Label::ensure(&store, b"program", 0).unwrap();
+    chain(&store, 1000, 1..=5);
+    chain(&store, 2000, 1..=5);
+    let reader = open(&store).unwrap();
+    assert_eq!(
+        reader.journal(None).unwrap().resolve(&At::Latest).unwrap().epoch,
+        2
+    );
+    store.tamper(&name(3, "parquet"), None);
+    store.tamper(&name(3, "manifest.json"), None);
+    let reader = open(&store).unwrap();
+    let needed = reader.journal(None).unwrap().resolve(&At::Latest).err().unwrap();
+    assert_eq!(needed.exit_code(), 20, "{needed}");
 }

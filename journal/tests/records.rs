@@ -134,9 +134,10 @@ fn attributes() -> impl Strategy<Value = Attributes> {
         option::of(time()),
         option::of(time()),
         option::of(any::<u32>()),
+        option::of(any::<u32>()),
     )
         .prop_map(
-            |(mode, uid, gid, rdev, size, atime, mtime, ctime, file_flags)| Attributes {
+            |(mode, uid, gid, rdev, size, atime, mtime, ctime, file_flags, project)| Attributes {
                 mode,
                 uid,
                 gid,
@@ -146,6 +147,7 @@ fn attributes() -> impl Strategy<Value = Attributes> {
                 mtime,
                 ctime,
                 file_flags,
+                project,
             },
         )
 }

@@ -17,9 +17,9 @@ use crate::output::{Format, escape, hex, utc};
 /// Runs `replayer dump`.
 pub(crate) fn run(args: &DumpArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&args.media.media)?;
-    let journal = media.journal(args.volume.as_deref())?;
+    let journals = media.journals_of(args.volume.as_deref())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
-    match write_rows(args, format, journal, &mut out).and_then(|()| out.flush().context("write rows")) {
+    match write_rows(args, format, &journals, &mut out).and_then(|()| out.flush().context("write rows")) {
         // Whoever reads has seen enough.
         Err(error)
             if error
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &DumpArgs, format: Format) -> Result<Exit> {
 fn write_rows(
     args: &DumpArgs,
     format: Format,
-    journal: &journal::Journal,
+    journals: &[&journal::Journal],
     out: &mut impl Write,
 ) -> Result<()> {
     let (from, to) = (args.from.unwrap_or(0), args.to.unwrap_or(u64::MAX));
@@ -48,7 +48,7 @@ fn write_rows(
     if format == Format::Json {
         out.write_all(b"[")?;
     }
-    for segment in journal.segments() {
+    for segment in journals.iter().flat_map(|journal| journal.segments()) {
         if segment.manifest.last_seq < from || segment.manifest.first_seq > to {
             continue;
         }
@@ -147,6 +147,7 @@ fn attributes_json(attributes: &Attributes) -> Map<String, Value> {
         mtime,
         ctime,
         file_flags,
+        project,
     } = attributes;
     let all = [
         ("mode", mode.map(|mode| json!(format!("{mode:o}")))),
@@ -161,6 +162,7 @@ fn attributes_json(attributes: &Attributes) -> Map<String, Value> {
         ("mtime", mtime.map(|time| json!(time_text(time)))),
         ("ctime", ctime.map(|time| json!(time_text(time)))),
         ("file_flags", file_flags.map(|flags| json!(format!("{flags:#x}")))),
+        ("project", project.map(|project| json!(project))),
     ];
     all.into_iter()
         .filter_map(|(name, value)| Some((name.to_owned(), value?)))

@@ -34,21 +34,29 @@ pub(crate) struct Media {
 }
 
 /// A moment, and how it is shown.
-pub(crate) struct Point {
+pub(crate) struct Point<'a> {
     /// What the journal resolved.
     pub(crate) resolved: ResolvedPoint,
     /// Why it is earlier than asked for.
     pub(crate) rounded: Option<String>,
+    /// The media that hold its journal, where there are several journals of the volume.
+    pub(crate) media: Option<String>,
+    /// That journal.
+    journal: &'a Journal,
 }
 
-impl Point {
+impl Point<'_> {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let ResolvedPoint {
             epoch, seq, time_ns, ..
         } = self.resolved;
+        let on = self
+            .media
+            .as_ref()
+            .map_or_else(String::new, |media| format!(" on {media}"));
         format!(
-            "epoch {epoch} seq {seq} of {} (local {})",
+            "epoch {epoch} seq {seq} of {} (local {}){on}",
             utc(time_ns),
             local(time_ns)
         )
@@ -59,7 +67,10 @@ impl Point {
         let ResolvedPoint {
             epoch, seq, time_ns, ..
         } = self.resolved;
-        json!({"epoch": epoch, "seq": seq, "time": utc(time_ns), "time_local": local(time_ns), "rounded": self.rounded})
+        json!({
+            "epoch": epoch, "seq": seq, "time": utc(time_ns), "time_local": local(time_ns), "rounded": self.rounded,
+            "chain": self.journal.chain(), "media": self.journal.media(),
+        })
     }
 }
 
@@ -94,35 +105,33 @@ impl Media {
         self.reader.journals()
     }
 
-    /// The journal of a volume, or of the only one.
-    pub(crate) fn journal(&self, uuid: Option<&str>) -> Result<&Journal> {
-        Ok(self.reader.journal(uuid)?)
+    /// The journals of a volume, or of the only one: one for each chain, oldest first, never none.
+    pub(crate) fn journals_of(&self, uuid: Option<&str>) -> Result<Vec<&Journal>> {
+        Ok(self.reader.volume(uuid)?)
     }
 
-    /// The volume named, or the only one.
-    pub(crate) fn volume(&self, uuid: Option<&str>) -> Result<Volume> {
-        Ok(self.journal(uuid)?.volume().clone())
-    }
-
-    /// The moment asked for; the newest without one.
-    pub(crate) fn resolve(&self, volume: &Volume, at: Option<&str>) -> Result<Point> {
+    /// The moment asked for, of the volume named or the only one; the newest without one. Gives the volume as it was then.
+    pub(crate) fn resolve(&self, uuid: Option<&str>, at: Option<&str>) -> Result<(Volume, Point<'_>)> {
         let at = parse_at(at)?;
-        let journal = self.journal(Some(&volume.uuid))?;
-        check_chain(journal)?;
-        let resolved = journal.resolve(&at)?;
-        let rounded = resolved.rounded.clone();
-        Ok(Point { resolved, rounded })
+        let journals = self.journals_of(uuid)?;
+        for journal in &journals {
+            check_chain(journal)?;
+        }
+        let (journal, resolved) = journal::resolve(&journals, &at)?;
+        let point = Point {
+            rounded: resolved.rounded.clone(),
+            resolved,
+            media: (journals.len() > 1).then(|| journal.media().join(", ")),
+            journal,
+        };
+        Ok((journal.volume().clone(), point))
     }
+}
 
+impl Point<'_> {
     /// Folds the metadata up to the moment into a plan. Every segment's hash is checked before anything of it is used.
-    pub(crate) fn fold(
-        &self,
-        volume: &Volume,
-        point: &Point,
-        allow_holes: bool,
-        problems: &mut Problems,
-    ) -> Result<Folded> {
-        let journal = self.journal(Some(&volume.uuid))?;
+    pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
+        let journal = self.journal;
         let ResolvedPoint {
             base_seq,
             seq,
@@ -130,7 +139,7 @@ impl Media {
             last_segment,
             ref open_holes,
             ..
-        } = point.resolved;
+        } = self.resolved;
         for hole in open_holes {
             let (first, last) = (hole.first_seq, hole.last_seq);
             let what = hole
@@ -192,12 +201,10 @@ impl Media {
     /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data.
     pub(crate) fn read_rows(
         &self,
-        volume: &Volume,
-        _point: &Point,
         plan: &Plan,
         write: &mut dyn FnMut(RowRef, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let journal = self.journal(Some(&volume.uuid))?;
+        let journal = self.journal;
         let mut pieces = plan.pieces.iter().peekable();
         while let Some(index) = pieces.peek().map(|piece| piece.row.segment) {
             let segment = journal.segment(u64::from(index))?;

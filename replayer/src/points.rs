@@ -1,4 +1,5 @@
-//! `replayer points`: the moments that can be restored by name, and the newest. Reads manifests; only for the newest, metadata.
+//! `replayer points`: the moments that can be restored by name, and the newest, of each chain. Reads manifests; only for the newest,
+//! metadata.
 
 use std::fmt::Write as _;
 
@@ -15,7 +16,7 @@ use crate::output::{Format, escape, local, utc};
 pub(crate) fn run(args: &PointsArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&args.media.media)?;
     let journals: Vec<&Journal> = match &args.volume {
-        Some(uuid) => vec![media.journal(Some(uuid))?],
+        Some(uuid) => media.journals_of(Some(uuid))?,
         None => media.journals().collect(),
     };
     let (mut text, mut documents) = (String::new(), Vec::new());
@@ -32,8 +33,12 @@ fn one(journal: &Journal, text: &mut String) -> Value {
         let _writing_to_a_string_cannot_fail = writeln!(text, "{line}");
     };
     line(format!(
-        "volume {} ({}, {} on {})",
-        volume.uuid, volume.fs_type, volume.mount_path, volume.hostname
+        "volume {} ({}, {} on {}) on medium {}",
+        volume.uuid,
+        volume.fs_type,
+        volume.mount_path,
+        volume.hostname,
+        journal.media().join(", ")
     ));
     let mut points = Vec::new();
     for (epoch, segment, point) in journal.points() {
@@ -74,5 +79,8 @@ fn one(journal: &Journal, text: &mut String) -> Value {
     for problem in journal.problems() {
         line(format!("  PROBLEM: {problem}"));
     }
-    json!({"uuid": volume.uuid, "fs_type": volume.fs_type, "points": points, "newest": newest, "problems": journal.problems()})
+    json!({
+        "uuid": volume.uuid, "fs_type": volume.fs_type, "chain": journal.chain(), "media": journal.media(),
+        "points": points, "newest": newest, "problems": journal.problems(),
+    })
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &MediaArgs, format: Format) -> Result<Exit> {
             before = bytes;
         })?;
         drop(progress);
-        let uuid = &journal.volume().uuid;
+        let (uuid, media) = (&journal.volume().uuid, journal.media());
         let verdict = if report.problems.is_empty() {
             "good"
         } else {
@@ -35,13 +35,16 @@ pub(crate) fn run(args: &MediaArgs, format: Format) -> Result<Exit> {
         };
         let (segments, records, bytes) = (report.segments, report.records, human(report.bytes));
         line(format!(
-            "volume {uuid}: {verdict}: {segments} segments, {records} records, {bytes}"
+            "volume {uuid} on {}: {verdict}: {segments} segments, {records} records, {bytes}",
+            media.join(", ")
         ));
         for problem in &report.problems {
             line(format!("  {problem}"));
         }
         good &= report.problems.is_empty();
-        documents.push(json!({"uuid": uuid, "good": report.problems.is_empty(), "report": report}));
+        documents.push(
+            json!({"uuid": uuid, "media": media, "good": report.problems.is_empty(), "report": report}),
+        );
     }
     format.result(&text, &json!({ "volumes": documents }))?;
     Ok(if good { Exit::Ok } else { Exit::Integrity })

@@ -119,9 +119,15 @@ impl Bench {
     fn new(segments: &[Vec<Record>]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let bench = Self { directory };
-        std::fs::create_dir(bench.path("medium")).expect("make");
         std::fs::create_dir(bench.path("to")).expect("make");
-        let store = Arc::new(DirStore::open(&bench.path("medium")).expect("open"));
+        bench.add_medium("medium", 0, segments);
+        bench
+    }
+
+    /// A new medium with its own chain of the volume, recorded so much later.
+    fn add_medium(&self, name: &str, later_ns: i64, segments: &[Vec<Record>]) {
+        std::fs::create_dir(self.path(name)).expect("make");
+        let store = Arc::new(DirStore::open(&self.path(name)).expect("open"));
         Label::ensure(&*store, b"#!/bin/sh\n", 1).expect("label");
         let volume = VolumeInfo {
             uuid: UUID.to_owned(),
@@ -132,11 +138,12 @@ impl Bench {
         let mut writer = Writer::open(store, volume).expect("open");
         for segment in segments {
             for record in segment {
-                writer.push(record).expect("push");
+                let mut record = record.clone();
+                record.time_ns += later_ns;
+                writer.push(&record).expect("push");
             }
             writer.seal().expect("seal");
         }
-        bench
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -466,4 +473,39 @@ fn a_device_that_is_none_is_refused() {
     let output = bench.run(&["restore", "--medium", "medium", "--device", "image"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not a block device"));
+}
+
+#[test]
+fn two_media_of_one_volume_are_read_together() {
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    let bench = Bench::new(&story());
+    let mut later = base();
+    later.extend([create(5, 9, FILE, 1, b"only there"), mark(6, "third")]);
+    bench.add_medium("second", HOUR_NS, &[later]);
+    let restore = |to: &str, more: &[&str]| {
+        let media = ["restore", "--json", "--medium", "second", "medium", "--to", to];
+        std::fs::create_dir_all(bench.path(to)).expect("make");
+        let output = bench.run(&[&media, more].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        json(&output)["point"]["media"][0]
+            .as_str()
+            .expect("a medium")
+            .to_owned()
+    };
+    assert!(restore("newest", &[]).ends_with("second"));
+    assert!(bench.path("newest/only there").is_file());
+    assert!(restore("then", &["--at", "mark:second"]).ends_with("medium"));
+    assert_eq!(std::fs::read(file(&bench.path("then"))).expect("content"), b"TWO");
+
+    let points = bench.run(&["points", "--medium", "medium", "second"]);
+    let text = String::from_utf8_lossy(&points.stdout).into_owned();
+    let media: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("volume "))
+        .filter_map(|line| line.rsplit(['/', ' ']).next())
+        .collect();
+    assert_eq!(media, ["medium", "second"], "{text}");
+    let verified = bench.run(&["verify", "--medium", "medium", "second"]);
+    assert_eq!(verified.status.code(), Some(0));
 }

@@ -244,6 +244,7 @@ fn state_attributes(old: &mut Attributes, new: &Attributes) {
         mtime,
         ctime,
         file_flags,
+        project,
     } = new;
     old.mode = mode.or(old.mode);
     old.uid = uid.or(old.uid);
@@ -253,6 +254,7 @@ fn state_attributes(old: &mut Attributes, new: &Attributes) {
     old.mtime = mtime.or(old.mtime);
     old.ctime = ctime.or(old.ctime);
     old.file_flags = file_flags.or(old.file_flags);
+    old.project = project.or(old.project);
 }
 
 fn fallocate(inode: &mut Inode, mode: u32, offset: u64, length: u64) {

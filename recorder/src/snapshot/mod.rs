@@ -233,7 +233,11 @@ impl<'a> Snapshotter<'a> {
         };
         let names = read::xattr_names(path_fd)?;
         let mut record = own_record(begin_seq, pending.key, true, Op::Snapshot { link_target, scope });
-        record.attributes = attributes(&stat, fd.and_then(|fd| read::file_flags(fd.as_fd())));
+        record.attributes = Attributes {
+            file_flags: fd.and_then(|fd| read::file_flags(fd.as_fd())),
+            project: fd.and_then(|fd| read::project(fd.as_fd())),
+            ..attributes(&stat)
+        };
         pending.records.push(record);
         for name in names {
             let seq = self.sink.take_seq();
@@ -452,11 +456,12 @@ fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<u
     Ok(filled)
 }
 
+/// What `stat` tells.
 #[expect(
     clippy::unnecessary_cast,
     reason = "the members' types differ between architectures"
 )]
-fn attributes(stat: &Stat, file_flags: Option<u32>) -> Attributes {
+fn attributes(stat: &Stat) -> Attributes {
     let time = |sec: i64, nsec: u64| {
         Some(Time {
             sec,
@@ -474,7 +479,7 @@ fn attributes(stat: &Stat, file_flags: Option<u32>) -> Attributes {
         atime: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
         mtime: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
         ctime: time(stat.st_ctime as i64, stat.st_ctime_nsec as u64),
-        file_flags,
+        ..Attributes::default()
     }
 }
 

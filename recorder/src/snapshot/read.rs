@@ -118,6 +118,27 @@ pub(crate) fn file_flags(fd: BorrowedFd<'_>) -> Option<u32> {
     rustix::fs::ioctl_getflags(fd).ok().map(|flags| flags.bits())
 }
 
+/// `struct fsxattr` of linux/fs.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FsXattr {
+    xflags: u32,
+    extsize: u32,
+    nextents: u32,
+    projid: u32,
+    cowextsize: u32,
+    pad: [u8; 8],
+}
+
+/// Project id, where the file system has such a thing.
+pub(crate) fn project(fd: BorrowedFd<'_>) -> Option<u32> {
+    const FS_IOC_FSGETXATTR: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<FsXattr>(b'X', 31);
+    // SAFETY: this call fills a `struct fsxattr` and nothing else.
+    unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<FS_IOC_FSGETXATTR, FsXattr>::new()) }
+        .ok()
+        .map(|found| found.projid)
+}
+
 /// The next range at or after `offset` that may hold data, within `size`.
 pub(crate) fn data_range(fd: BorrowedFd<'_>, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     let begin = match rustix::fs::seek(fd, SeekFrom::Data(offset)) {

@@ -245,6 +245,7 @@ fn check(raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
         mtime,
         ctime: _,
         file_flags,
+        project,
     } = raw.attributes.clone();
     let mode = mode.ok_or("its type and mode are not known")?;
     let rdev_known = || rdev.ok_or("its device number is not known");
@@ -287,6 +288,7 @@ fn check(raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
         atime,
         mtime,
         file_flags,
+        project,
         xattrs: raw.xattrs.clone().into_iter().collect(),
         links,
     })

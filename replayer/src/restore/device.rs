@@ -76,6 +76,8 @@ pub(crate) struct FsOptions {
     pub(crate) uuid: String,
     /// Inodes that will be made.
     pub(crate) inodes: u64,
+    /// Whether some of them have a project id.
+    pub(crate) projects: bool,
 }
 
 impl FsOptions {
@@ -335,6 +337,9 @@ fn make_fs(path: &Path, size_bytes: u64, options: &FsOptions, label: &str) -> Re
             command.args(["-q", "-F", "-U", &options.uuid]);
             if !label.is_empty() {
                 command.args(["-L", label]);
+            }
+            if options.projects {
+                command.args(["-O", "project"]);
             }
             // mke2fs makes one inode for 16 KiB by default; many small files need more.
             let needed = options.inodes + options.inodes / 10 + 1024;

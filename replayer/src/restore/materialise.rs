@@ -3,43 +3,22 @@
 //! Order matters: data and ownership clear set-id bits and capabilities, so those come after; a directory's times come after
 //! everything in it; append-only and immutable flags come last of all. Opens nothing itself: [`Target`] does.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 use journal::record::Time;
 use rustix::fs::{
-    AtFlags, FileType, Gid, IFlags, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat,
-    ftruncate, ioctl_getflags, ioctl_setflags, linkat, mkdirat, mknodat, removexattr, setxattr, symlinkat,
-    syncfs, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat,
+    ftruncate, linkat, mkdirat, mknodat, removexattr, setxattr, symlinkat, syncfs, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
+use super::flags::{self, FLAGS_RESTORABLE, FLAGS_WHEN_EMPTY};
 use super::inspect::{list_xattrs, mismatches};
 use super::plan::{Kind, Link, Node, NodeIndex, Piece, Plan};
 use super::problems::Problems;
 use super::target::Target;
-
-/// File flags that a user can set (chattr); the others say how a file system stores the file and mean nothing elsewhere.
-/// In order: s u c S i a d A j t D T C x P F.
-const FLAGS_RESTORABLE: u32 = 0x1
-    | 0x2
-    | 0x4
-    | 0x8
-    | 0x10
-    | 0x20
-    | 0x40
-    | 0x80
-    | 0x4000
-    | 0x8000
-    | 0x1_0000
-    | 0x2_0000
-    | 0x80_0000
-    | 0x200_0000
-    | 0x2000_0000
-    | 0x4000_0000;
-/// Flags that only an empty file or directory takes: no copy-on-write (btrfs), compression, case folding.
-const FLAGS_WHEN_EMPTY: u32 = 0x80_0000 | 0x4 | 0x4000_0000;
 
 /// Makes one planned tree.
 pub(crate) struct Materialiser<'a> {
@@ -121,11 +100,8 @@ impl<'a> Materialiser<'a> {
             }
         }
         let readable = self.target.readable(self.plan, Plan::ROOT)?;
-        if let Ok(flags) = ioctl_getflags(&readable)
-            && flags.bits() & FLAGS_RESTORABLE != 0
-        {
-            let cleared = IFlags::from_bits_retain(flags.bits() & !FLAGS_RESTORABLE);
-            ioctl_setflags(&readable, cleared).context("clear file flags of the target directory")?;
+        if flags::flags(&readable).is_ok_and(|flags| flags != 0) {
+            flags::set_flags(&readable, 0).context("clear file flags of the target directory")?;
         }
         let (_, lost_and_found) = self.target.occupants(0)?;
         self.reused = self.plan.indices().skip(1).find(|node| {
@@ -150,7 +126,7 @@ impl<'a> Materialiser<'a> {
             Kind::File { size } => {
                 let file = Target::create(directory, name)?;
                 if early_flags != 0 {
-                    add_flags(&file, early_flags);
+                    flags::add_flags(&file, early_flags);
                 }
                 if *size > 0 {
                     ftruncate(&file, *size)?;
@@ -161,7 +137,7 @@ impl<'a> Materialiser<'a> {
                 if early_flags != 0
                     && let Ok(made) = self.target.readable(self.plan, node)
                 {
-                    add_flags(&made, early_flags);
+                    flags::add_flags(&made, early_flags);
                 }
             }),
             Kind::Symlink { target } => symlinkat(target.as_slice(), directory, name),
@@ -228,7 +204,7 @@ impl<'a> Materialiser<'a> {
         })
     }
 
-    /// Owners, modes, extended attributes and times, deepest first; then file flags; then syncs. Gives what could not be
+    /// Owners, modes, extended attributes and times, deepest first; then project ids and file flags; then syncs. Gives what could not be
     /// restored.
     pub(crate) fn finish(mut self, mut step: impl FnMut()) -> Result<Problems> {
         self.target.close_files();
@@ -240,6 +216,7 @@ impl<'a> Materialiser<'a> {
         }
         for node in self.plan.indices().rev() {
             if !self.absent[node as usize] {
+                self.set_project(node)?;
                 self.set_flags(node)?;
             }
         }
@@ -310,46 +287,64 @@ impl<'a> Materialiser<'a> {
         Ok(())
     }
 
-    /// Sets the flags that chattr knows, where the journal states them and they differ.
-    fn set_flags(&mut self, node: NodeIndex) -> Result<()> {
+    /// Gives files and directories their project id: what is made here has none, but the target's own root may have one.
+    fn set_project(&mut self, node: NodeIndex) -> Result<()> {
         let Node {
             kind,
-            file_flags: Some(flags),
+            project: Some(project),
             ..
         } = self.plan.node(node)
         else {
             return Ok(());
         };
-        let wanted = flags & FLAGS_RESTORABLE;
+        let settable = matches!(kind, Kind::File { .. } | Kind::Directory);
+        if !settable || (*project == 0 && node != Plan::ROOT) {
+            return Ok(());
+        }
+        let readable = self.target.readable(self.plan, node)?;
+        match flags::set_project(&readable, *project) {
+            // A file system without project ids has given everything none.
+            Err(Errno::OPNOTSUPP | Errno::INVAL) if *project == 0 => Ok(()),
+            Err(error) => self.note_or_fail(error, || {
+                format!("set project id {project} of {}", self.plan.path(node))
+            }),
+            Ok(()) => match flags::project(&readable) {
+                Ok(now) if now == *project => Ok(()),
+                found => {
+                    let path = self.plan.path(node);
+                    self.problems.note(format!(
+                        "{path}: project id {project} not taken by the target: {found:?}"
+                    ));
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Sets the flags that chattr knows, where the journal states them and they differ.
+    fn set_flags(&mut self, node: NodeIndex) -> Result<()> {
+        let Node {
+            kind,
+            file_flags: Some(stated),
+            ..
+        } = self.plan.node(node)
+        else {
+            return Ok(());
+        };
+        let wanted = stated & FLAGS_RESTORABLE;
         if wanted == 0 || !matches!(kind, Kind::File { .. } | Kind::Directory) {
             return Ok(());
         }
         let readable = self.target.readable(self.plan, node)?;
-        let set = ioctl_getflags(&readable).and_then(|now| {
-            let all = IFlags::from_bits_retain((now.bits() & !FLAGS_RESTORABLE) | wanted);
-            if all == now {
-                Ok(now)
-            } else {
-                ioctl_setflags(&readable, all).and_then(|()| ioctl_getflags(&readable))
-            }
-        });
-        match set {
-            Ok(now) if now.bits() & FLAGS_RESTORABLE == wanted => {}
+        match flags::set_flags(&readable, wanted) {
+            Ok(now) if now == wanted => {}
             Ok(now) => self.problems.note(format!(
-                "{}: file flags {wanted:#x} not taken by the target: it has {:#x}",
+                "{}: file flags {wanted:#x} not taken by the target: it has {now:#x}",
                 self.plan.path(node),
-                now.bits() & FLAGS_RESTORABLE
             )),
-            Err(error) => {
-                let error = if error == Errno::NOTTY {
-                    Errno::OPNOTSUPP
-                } else {
-                    error
-                };
-                self.note_or_fail(error, || {
-                    format!("set file flags {wanted:#x} of {}", self.plan.path(node))
-                })?;
-            }
+            Err(error) => self.note_or_fail(error, || {
+                format!("set file flags {wanted:#x} of {}", self.plan.path(node))
+            })?,
         }
         Ok(())
     }
@@ -367,13 +362,6 @@ impl<'a> Materialiser<'a> {
         let what = what();
         self.problems.note(format!("could not {what}: {why}"));
         Ok(())
-    }
-}
-
-/// Adds file flags; a refusal shows when the flags are set for good.
-fn add_flags(file: impl AsFd, flags: u32) {
-    if let Ok(now) = ioctl_getflags(&file) {
-        let _shown_by_set_flags = ioctl_setflags(&file, now | IFlags::from_bits_retain(flags));
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod build;
 pub(crate) mod device;
+pub(crate) mod flags;
 mod inspect;
 pub(crate) mod materialise;
 pub(crate) mod plan;
@@ -42,8 +43,7 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     crate::media::parse_at(args.at.as_deref())?;
     let place = Place::check(args)?;
     let media = Media::open(&args.media.media)?;
-    let volume = media.volume(args.volume.as_deref())?;
-    let point = media.resolve(&volume, args.at.as_deref())?;
+    let (volume, point) = media.resolve(args.volume.as_deref(), args.at.as_deref())?;
     info!(
         "volume {} ({}): restoring {}",
         volume.uuid,
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
         info!("rounded down: {why}");
     }
     let mut problems = Problems::default();
-    let Folded { plan } = media.fold(&volume, &point, args.allow_holes, &mut problems)?;
+    let Folded { plan } = point.fold(args.allow_holes, &mut problems)?;
     info!(
         "to make: {} names of {} inodes, {} of data from {} pieces",
         plan.entries(),
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     let ready = place.prepare(args, &volume, &plan, &mut problems)?;
     let mount = ready.mount;
     let problems = execute(&plan, ready.target, problems, |write| {
-        media.read_rows(&volume, &point, &plan, write)
+        point.read_rows(&plan, write)
     })?;
     if let Some(mount) = mount {
         mount.unmount()?;
@@ -152,6 +152,10 @@ impl Place {
             label: volume.label.clone(),
             uuid: volume.uuid.clone(),
             inodes: plan.nodes.len() as u64,
+            projects: plan
+                .nodes
+                .iter()
+                .any(|node| node.project.is_some_and(|project| project != 0)),
         };
         options.check()?;
         if args.wipe {
@@ -178,16 +182,16 @@ impl Place {
 }
 
 /// What was done, for the summary.
-struct Outcome {
+struct Outcome<'a> {
     volume: Volume,
-    point: Point,
+    point: Point<'a>,
     target: String,
     plan: Plan,
     problems: Problems,
     seconds: f64,
 }
 
-impl Outcome {
+impl Outcome<'_> {
     fn text(&self) -> String {
         let mut text = format!(
             "restored volume {} to {}\n  point   {}\n",

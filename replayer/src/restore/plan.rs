@@ -80,6 +80,8 @@ pub(crate) struct Node {
     pub(crate) mtime: Option<Time>,
     /// `FS_*_FL` flags, where the journal knows them.
     pub(crate) file_flags: Option<u32>,
+    /// Project id, where the journal knows it; only files and directories can be given one.
+    pub(crate) project: Option<u32>,
     /// Extended attributes with ACLs: full name and value, checked.
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Its names, none for the root. The first is the one by which it is made; the others are hard links.
