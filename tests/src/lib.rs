@@ -1,5 +1,8 @@
-//! The oracle: does the restored tree equal the live one? Owns the digest of a tree and the comparison of two.
+//! What the tests are made of: the oracle (does the restored tree equal the live one?), and the generator of random
+//! operations.
 //!
-//! It knows nothing of journals or media: it looks at directories only, so that it can contradict everything else here.
+//! Neither knows of journals or media: they look at directories only, so that they can contradict everything else here.
 
+pub mod generator;
 pub mod oracle;
+pub mod random;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::setup::{self, say};
-use crate::{Outcome, build, check_scenarios, deploy_trial, tidy, toolchain};
+use crate::{Outcome, build, check_scenarios, deploy_trial, soak, tidy, toolchain};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -23,9 +23,11 @@ pub(crate) struct TestArgs {
     /// Every kernel with every file system (not there yet)
     #[arg(long)]
     matrix: bool,
-    /// Long random runs (not there yet)
+    /// Long random runs instead: many seeds of the generator, results in tests/soak.log
     #[arg(long)]
     soak: bool,
+    #[command(flatten)]
+    soak_args: soak::SoakArgs,
 }
 
 /// How many checks ended in which way.
@@ -73,12 +75,17 @@ impl AddAssign for Counts {
 }
 
 pub(crate) fn run(args: TestArgs) -> Outcome {
-    let TestArgs { quick, matrix, soak } = args;
+    let TestArgs {
+        quick,
+        matrix,
+        soak,
+        soak_args,
+    } = args;
     if matrix {
         return Ok(setup::not_there_yet("test --matrix", "the test matrix"));
     }
     if soak {
-        return Ok(setup::not_there_yet("test --soak", "the long random runs"));
+        return soak::run(soak_args);
     }
     let mut tally = Tally::default();
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));

@@ -11,6 +11,7 @@ mod demo;
 mod deploy;
 mod deploy_trial;
 mod setup;
+mod soak;
 mod tidy;
 mod toolchain;
 mod vm;

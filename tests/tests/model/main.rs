@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
 
 mod live;
-mod random;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,9 +16,9 @@ use journal::record::Record;
 use journal::store::DirStore;
 use journal::{Label, VolumeInfo, Writer};
 use tests::oracle::{Options, compare, digest};
+use tests::random::Random;
 
 use crate::live::Live;
-use crate::random::Random;
 
 /// Seeds of an ordinary run.
 const SEEDS: std::ops::Range<u64> = 1..7;

@@ -21,7 +21,7 @@ use clap::{Args, Subcommand};
 
 use self::machine::Disk;
 use crate::build::{self, Profile};
-use crate::{Outcome, setup, toolchain};
+use crate::{Outcome, setup, soak, toolchain};
 
 /// Programs of the host that a run needs.
 const HOST_PACKAGES: &[&str] = &["qemu-system-x86"];
@@ -42,6 +42,8 @@ enum VmCommand {
     Run(run::RunArgs),
     /// Record a workload, rebuild its disk in a second machine from the medium alone, compare
     Roundtrip(roundtrip::RoundtripArgs),
+    /// The same with random operations: replay a seed of `cargo xtask test --soak`
+    Random(soak::RandomArgs),
 }
 
 /// Runs the command.
@@ -49,6 +51,7 @@ pub(crate) fn run(args: VmArgs) -> Outcome {
     match args.command {
         VmCommand::Run(args) => run::run(args),
         VmCommand::Roundtrip(args) => roundtrip::run(args),
+        VmCommand::Random(args) => soak::random(args),
     }
 }
 
