@@ -3,14 +3,14 @@
 //! Owns the examination and its text. With a path it attaches for a moment and lets the canary prove every hook.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramType;
 use serde::Serialize;
 
 use crate::canary::{self, Proof};
-use crate::capture::{self, Capture, CaptureOptions, Hook, Kernel, Volume};
+use crate::capture::{self, Capture, CaptureOptions, Hook, Kernel, SUPPORT, Support, Volume};
 
 /// File systems that can be recorded.
 const FS_TYPES: [&str; 3] = ["ext4", "xfs", "btrfs"];
@@ -23,19 +23,40 @@ type Need = (&'static str, Option<Hook>);
 /// What was found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// Whether this host can record.
+    /// Whether this host can record, and what is mounted at the path that was asked for.
     pub(crate) able: bool,
     /// `uname -r`.
     kernel: String,
-    /// Why not, and what to do.
+    /// Why this host cannot, and what to do.
     problem: Option<String>,
     /// Facts about the kernel: name and value.
     facts: Vec<(&'static str, String)>,
+    /// Which file systems can be recorded, and why others cannot.
+    file_systems: &'static [Support],
     /// Per file system, what is needed and the kernel function that serves it (`null`: this kernel has none, or its module is not
     /// loaded).
     hooks: Vec<(&'static str, Vec<Need>)>,
-    /// Result of the canary.
+    /// What was asked for.
+    place: Option<Place>,
+}
+
+/// A path, and whether what is mounted there can be recorded.
+#[derive(Debug, Default, Serialize)]
+struct Place {
+    /// As given.
+    path: PathBuf,
+    /// Whether every hook was proved.
+    able: bool,
+    /// Why not, and what to do.
+    problem: Option<String>,
+    /// Type of the file system.
+    fs_type: Option<String>,
+    /// Its uuid.
+    uuid: Option<String>,
+    /// What the canary did and saw.
     proof: Option<Proof>,
+    /// Whether the kernel counts what its probes miss.
+    misses_are_told: Option<bool>,
 }
 
 /// Examines the host; with a path, proves the hooks on its file system.
@@ -45,13 +66,25 @@ pub(crate) fn examine(path: Option<&Path>) -> Report {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         problem: None,
         facts: facts(),
+        file_systems: SUPPORT,
         hooks: Vec::new(),
-        proof: None,
+        place: None,
     };
-    let result = look(&mut report).and_then(|()| path.map_or(Ok(()), |path| prove(&mut report, path)));
-    match result {
-        Ok(()) => report.able = true,
-        Err(error) => report.problem = Some(format!("{error:#}")),
+    if let Err(error) = look(&mut report) {
+        report.problem = Some(format!("{error:#}"));
+        return report;
+    }
+    report.able = true;
+    if let Some(path) = path {
+        let place = report.place.insert(Place {
+            path: path.to_owned(),
+            ..Place::default()
+        });
+        match prove(place) {
+            Ok(()) => place.able = true,
+            Err(error) => place.problem = Some(format!("{error:#}")),
+        }
+        report.able = place.able;
     }
     report
 }
@@ -121,12 +154,14 @@ fn facts() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn prove(report: &mut Report, path: &Path) -> Result<()> {
-    let volume = Volume::resolve(path)?;
+/// Attaches for a moment and does everything once.
+fn prove(place: &mut Place) -> Result<()> {
+    let volume = Volume::resolve(&place.path)?;
+    place.fs_type = Some(volume.fs_type.clone());
+    place.uuid = Some(volume.uuid.clone());
     ensure!(
         !capture::has_pins(&volume.uuid),
-        "{} is being recorded: its hooks were proved when it was attached",
-        volume.mount_point.display()
+        "it is being recorded, or was by a recorder that died: see `recorder status`; its hooks were proved when it was attached"
     );
     let options = CaptureOptions {
         ring_bytes: PROOF_RING_BYTES,
@@ -142,62 +177,91 @@ fn prove(report: &mut Report, path: &Path) -> Result<()> {
     let proof = capture
         .take_ring()
         .and_then(|mut ring| canary::prove(&volume.mount_point, &volume.fs_type, &mut ring));
+    place.misses_are_told = Some(capture.misses_are_told());
     let hooks = capture.hooks().to_vec();
     capture.detach()?;
-    let proof = report.proof.insert(proof?);
-    proof.require(&hooks)
+    place.proof.insert(proof?).require(&hooks)
 }
 
 impl Report {
-    /// For people. On a kernel that cannot record it is one line.
+    /// For people. On a kernel that cannot record it is one line; with a path the first line is about that.
     pub(crate) fn as_text(&self) -> String {
         let Self {
-            able,
+            able: _,
             kernel,
             problem,
             facts,
+            file_systems,
             hooks,
-            proof,
+            place,
         } = self;
-        if let (Some(problem), None) = (problem, proof) {
+        if let Some(problem) = problem {
             return format!("kernel {kernel} cannot record: {problem}");
         }
-        let mut lines = vec![format!("kernel {kernel} can record")];
-        if !able {
-            lines = vec![format!(
-                "kernel {kernel} cannot record here: {}",
-                problem.as_deref().unwrap_or("unknown")
-            )];
-        }
+        let mut lines = place.as_ref().map_or_else(Vec::new, Place::as_lines);
+        lines.push(format!("kernel {kernel} can record"));
         lines.extend(facts.iter().map(|(name, value)| format!("  {name:<18}{value}")));
+        for (title, supported) in [("can be recorded", true), ("are refused", false)] {
+            lines.push(format!("file systems that {title}"));
+            let chosen = file_systems.iter().filter(|known| known.supported == supported);
+            lines.extend(chosen.map(|known| format!("  {:<18}{}", known.fs_type, known.remark)));
+        }
         for (fs_type, needs) in hooks {
-            let module_missing = needs.iter().all(|(_, hook)| hook.is_none());
-            lines.push(format!(
-                "{fs_type}{}",
-                if module_missing { ": module not loaded" } else { "" }
-            ));
+            // Most hooks are the kernel's own, so only what is missing tells whether the module is there.
+            lines.push(format!("hooks on {fs_type}"));
             for (what, hook) in needs {
                 let function = hook
                     .as_ref()
-                    .map_or("absent (module not loaded?)", |hook| hook.function);
+                    .map_or("absent, or its module is not loaded", |hook| hook.function);
                 lines.push(format!("  {what:<34}{function}"));
             }
         }
+        lines.join("\n")
+    }
+}
+
+impl Place {
+    fn as_lines(&self) -> Vec<String> {
+        let Self {
+            path,
+            able: _,
+            problem,
+            fs_type,
+            uuid,
+            proof,
+            misses_are_told,
+        } = self;
+        let what = match (fs_type, uuid) {
+            (Some(fs_type), Some(uuid)) => format!(" ({fs_type}, volume {uuid})"),
+            _ => String::new(),
+        };
+        let path = path.display();
+        let mut lines = vec![match problem {
+            Some(problem) => format!("{path}{what} cannot be recorded: {problem}"),
+            None => format!("{path}{what} can be recorded"),
+        }];
         if let Some(Proof {
             proved,
             missing,
             unsupported,
         }) = proof
         {
-            lines.push(format!("proved by doing: {}", proved.join(", ")));
+            lines.push(format!("  proved by doing    {}", proved.join(", ")));
             if !unsupported.is_empty() {
-                lines.push(format!("not supported here: {}", unsupported.join(", ")));
+                lines.push(format!("  not supported here {}", unsupported.join(", ")));
             }
             if !missing.is_empty() {
-                lines.push(format!("NOT SEEN: {}", missing.join(", ")));
+                lines.push(format!("  NOT SEEN           {}", missing.join(", ")));
             }
         }
-        lines.join("\n")
+        match misses_are_told {
+            Some(true) => lines.push("  missed hits        counted by this kernel; a rise is a hole".to_owned()),
+            Some(false) => lines.push(
+                "  missed hits        what a probe misses is not told by this kernel (it is from 6.7 on); skipped programs are".to_owned(),
+            ),
+            None => {}
+        }
+        lines
     }
 }
 
@@ -208,18 +272,46 @@ mod tests {
     #[test]
     fn a_kernel_that_refuses_gives_one_line_with_what_to_do() {
         let report = Report {
-            able: false,
-            kernel: "6.18".to_owned(),
             problem: Some("this kernel refuses tracing programs: boot another".to_owned()),
-            facts: facts(),
-            hooks: Vec::new(),
-            proof: None,
+            ..report(None)
         };
-        let text = report.as_text();
         assert_eq!(
-            text,
+            report.as_text(),
             "kernel 6.18 cannot record: this kernel refuses tracing programs: boot another"
         );
+    }
+
+    fn report(place: Option<Place>) -> Report {
+        Report {
+            able: false,
+            kernel: "6.18".to_owned(),
+            problem: None,
+            facts: facts(),
+            file_systems: SUPPORT,
+            hooks: Vec::new(),
+            place,
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_refused_comes_first_and_does_not_blame_the_kernel() {
+        let place = Place {
+            path: "/x".into(),
+            problem: Some("it is tmpfs".to_owned()),
+            ..Place::default()
+        };
+        let text = report(Some(place)).as_text();
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("/x cannot be recorded: it is tmpfs"));
+        assert_eq!(lines.next(), Some("kernel 6.18 can record"));
+        for part in [
+            "file systems that can be recorded",
+            "  ext4",
+            "file systems that are refused",
+            "  overlay",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
 pub(crate) use ring::Ring;
 pub(crate) use shared::{Counters, Lost, Sequence};
-pub(crate) use volume::Volume;
+pub(crate) use volume::{SUPPORT, Support, Volume};
 
 /// The programs, as `cargo xtask build` made them; empty where they were not built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TAPEWORM_BPF_OBJECT"));
@@ -149,9 +149,17 @@ impl Capture {
         let missed: u64 = self
             .hooks
             .iter()
-            .map(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))))
+            .filter_map(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))))
             .sum();
         skipped + missed
+    }
+
+    /// Whether this kernel counts what its probes miss: return probes without a free instance, probes within probes. Before 6.7 it
+    /// counts only the programs that it skipped.
+    pub(crate) fn misses_are_told(&self) -> bool {
+        self.hooks
+            .iter()
+            .all(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))).is_some())
     }
 
     /// Takes the programs off the volume.

@@ -189,12 +189,12 @@ impl RingPositions {
 pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
     /// Offset of `recursion_misses` in `struct bpf_prog_info`, as in linux/bpf.h.
     const OFFSET: usize = 208;
-    info_word(program, OFFSET)
+    info_word(program, OFFSET).unwrap_or(0)
 }
 
 /// Times that a probe was hit and no program could run: a return probe without a free instance, a probe within a probe
-/// (`bpf_link_info.perf_event.kprobe.missed`); 0 where the kernel does not tell (before 6.7).
-pub(super) fn probe_misses(pinned_link: &Path) -> u64 {
+/// (`bpf_link_info.perf_event.kprobe.missed`); `None` where the kernel does not tell (before 6.7).
+pub(super) fn probe_misses(pinned_link: &Path) -> Option<u64> {
     const BPF_OBJ_GET: libc::c_int = 7;
     /// Offset of `perf_event.kprobe.missed` in `struct bpf_link_info`, as in linux/bpf.h.
     const OFFSET: usize = 48;
@@ -204,9 +204,7 @@ pub(super) fn probe_misses(pinned_link: &Path) -> u64 {
         bpf_fd: u32,
         flags: u32,
     }
-    let Ok(path) = CString::new(pinned_link.as_os_str().as_bytes()) else {
-        return 0;
-    };
+    let path = CString::new(pinned_link.as_os_str().as_bytes()).ok()?;
     let attribute = Attribute {
         path: path.as_ptr() as u64,
         bpf_fd: 0,
@@ -221,19 +219,14 @@ pub(super) fn probe_misses(pinned_link: &Path) -> u64 {
             size_of::<Attribute>(),
         )
     };
-    let Ok(fd) = libc::c_int::try_from(fd) else {
-        return 0;
-    };
-    if fd < 0 {
-        return 0;
-    }
+    let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
     // SAFETY: a descriptor that was just made, owned by nobody else.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     info_word(fd.as_fd(), OFFSET)
 }
 
-/// A u64 of what the kernel tells about a program or link; 0 where it tells less.
-fn info_word(object: BorrowedFd<'_>, offset: usize) -> u64 {
+/// A u64 of what the kernel tells about a program or link; `None` where it tells less.
+fn info_word(object: BorrowedFd<'_>, offset: usize) -> Option<u64> {
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     #[repr(C)]
     struct Attribute {
@@ -257,9 +250,5 @@ fn info_word(object: BorrowedFd<'_>, offset: usize) -> u64 {
         )
     };
     let bytes: [u8; 8] = info[offset..offset + 8].try_into().unwrap_or_default();
-    if result == 0 && attribute.info_len as usize >= offset + 8 {
-        u64::from_ne_bytes(bytes)
-    } else {
-        0
-    }
+    (result == 0 && attribute.info_len as usize >= offset + 8).then(|| u64::from_ne_bytes(bytes))
 }

@@ -1,10 +1,18 @@
 //! From a path to the volume that it names: which superblock, which file system, which uuid.
 
+mod subvolumes;
+mod support;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+
+pub(crate) use support::{SUPPORT, Support};
+
+/// Subvolumes that a refusal names.
+const SUBVOLUMES_NAMED: usize = 8;
 
 /// A mounted file system that can be recorded.
 #[derive(Clone, Debug)]
@@ -50,42 +58,14 @@ impl Volume {
                 path.display()
             );
         };
+        mount.check(&mounts)?;
         let Mount {
             device,
-            root,
             mount_point,
-            options,
             fs_type,
-            source,
+            ..
         } = mount;
-        ensure!(
-            matches!(fs_type.as_str(), "ext4" | "xfs" | "btrfs"),
-            "{} is {fs_type}: ext4, xfs and btrfs can be recorded",
-            path.display()
-        );
-        ensure!(
-            root == "/",
-            "{} shows only {root} of its file system: record it where its root is mounted",
-            path.display()
-        );
-        let option = |name: &str| options.split(',').any(|option| option == name);
-        for (name, remedy) in [
-            ("data=journal", "data=ordered"),
-            ("dax=always", "dax=never"),
-            ("dax", "dax=never"),
-        ] {
-            ensure!(
-                !option(name),
-                "{} is mounted with {name}, past the page cache: mount it with {remedy}",
-                path.display()
-            );
-        }
-        ensure!(
-            fs_type != "btrfs" || !option("space_cache"),
-            "{} keeps its free-space cache in inodes that look like files of the volume: mount it once with space_cache=v2",
-            path.display()
-        );
-        let Superblock { uuid, label } = Superblock::read(Path::new(source), fs_type)?;
+        let Superblock { uuid, label } = Superblock::read(mount)?;
         Ok(Self {
             mount_point: mount_point.clone(),
             device: *device,
@@ -97,6 +77,109 @@ impl Volume {
 }
 
 impl Mount {
+    /// Whether what is mounted here can be recorded, as far as the mount table and the kernel tell.
+    fn check(&self, mounts: &[Self]) -> Result<()> {
+        let Self {
+            mount_point, fs_type, ..
+        } = self;
+        let path = mount_point.display();
+        if let Some(why) = support::refusal(fs_type) {
+            bail!("{path} is {fs_type}, which cannot be recorded: {why}");
+        }
+        if fs_type == "btrfs" {
+            self.check_subvolumes()?;
+        }
+        self.check_part(mounts)?;
+        self.check_options()
+    }
+
+    /// Only a whole file system can be recorded: the programs tell file systems apart, not mounts.
+    fn check_part(&self, mounts: &[Self]) -> Result<()> {
+        let Self {
+            mount_point,
+            root,
+            device,
+            source,
+            ..
+        } = self;
+        if root == "/" {
+            return Ok(());
+        }
+        let whole = mounts
+            .iter()
+            .find(|other| other.device == *device && other.root == "/" && !other.has("idmapped"));
+        let remedy = whole.map_or_else(
+            || format!("mount the whole of it (mount {source} DIRECTORY) and record that"),
+            |whole| {
+                format!(
+                    "record {}, where the whole of it is mounted",
+                    whole.mount_point.display()
+                )
+            },
+        );
+        bail!(
+            "{} shows only {root} of its file system (a bind mount): {remedy}",
+            mount_point.display()
+        );
+    }
+
+    fn check_subvolumes(&self) -> Result<()> {
+        let (found, more) = subvolumes::list(&self.mount_point, SUBVOLUMES_NAMED)?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = found
+            .iter()
+            .map(|subvolume| format!("{} (id {})", subvolume.name, subvolume.id))
+            .collect();
+        bail!(
+            "{} is a btrfs with subvolumes or snapshots, which cannot be recorded yet: {}{}; delete them (btrfs subvolume delete), or \
+             keep what is to be recorded on a file system of its own",
+            self.mount_point.display(),
+            names.join(", "),
+            if more { " and more" } else { "" }
+        )
+    }
+
+    /// Whether an option is set, of the mount or of the file system.
+    fn has(&self, name: &str) -> bool {
+        self.options.split(',').any(|option| option == name)
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let path = self.mount_point.display();
+        ensure!(
+            !self.has("ro"),
+            "{path} is mounted read-only: there is nothing to record; mount it with rw"
+        );
+        ensure!(
+            !self.has("idmapped"),
+            "{path} is an idmapped mount, where owners look different: record the file system where it is mounted without"
+        );
+        for (name, remedy) in [
+            ("data=journal", "data=ordered"),
+            ("dax=always", "dax=never"),
+            ("dax", "dax=never"),
+        ] {
+            ensure!(
+                !self.has(name),
+                "{path} is mounted with {name}, past the page cache: mount it with {remedy}"
+            );
+        }
+        let quota_file = self
+            .options
+            .split(',')
+            .find(|option| option.starts_with("usrjquota=") || option.starts_with("grpjquota="));
+        if let Some(option) = quota_file {
+            bail!("{path} is mounted with {option}: {}", visible_quota(&self.source));
+        }
+        ensure!(
+            self.fs_type != "btrfs" || !self.has("space_cache"),
+            "{path} keeps its free-space cache in inodes that look like files of the volume: mount it once with space_cache=v2"
+        );
+        Ok(())
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
         let left: Vec<&str> = left.split(' ').collect();
@@ -115,6 +198,14 @@ impl Mount {
     }
 }
 
+/// Why visible quota files are refused.
+fn visible_quota(source: &str) -> String {
+    format!(
+        "its quotas are kept in visible files that the kernel writes past the page cache; unmount it, run `tune2fs -O quota {source}`, \
+         mount it without the option"
+    )
+}
+
 /// Undoes the octal escapes of mountinfo (space, tab, newline, backslash).
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
@@ -131,12 +222,27 @@ struct Superblock {
 }
 
 impl Superblock {
-    fn read(device: &Path, fs_type: &str) -> Result<Self> {
+    /// Reads it from the device, and refuses what only it tells.
+    fn read(mount: &Mount) -> Result<Self> {
+        let Mount {
+            device: number,
+            source,
+            fs_type,
+            ..
+        } = mount;
         // Offsets of magic, uuid and label in bytes from the start of the device; see the file systems' on-disk formats.
-        let (magic_at, magic, uuid_at, label_at, label_bytes): (u64, &[u8], u64, u64, usize) = match fs_type {
-            "ext4" => (1024 + 0x38, &[0x53, 0xef], 1024 + 0x68, 1024 + 0x78, 16),
-            "xfs" => (0, b"XFSB", 32, 108, 12),
-            _ => (0x10000 + 0x40, b"_BHRfS_M", 0x10000 + 0x20, 0x10000 + 0x12b, 256),
+        let (magic_at, magic, uuid_at, label_at, label_bytes): (u64, &[u8], u64, u64, usize) =
+            match fs_type.as_str() {
+                "ext4" => (1024 + 0x38, &[0x53, 0xef], 1024 + 0x68, 1024 + 0x78, 16),
+                "xfs" => (0, b"XFSB", 32, 108, 12),
+                _ => (0x10000 + 0x40, b"_BHRfS_M", 0x10000 + 0x20, 0x10000 + 0x12b, 256),
+            };
+        // The root file system may be named by what no longer exists (/dev/root): then by number. Btrfs has no number of a device.
+        let by_number = PathBuf::from(format!("/dev/block/{}:{}", number >> 20, number & 0xf_ffff));
+        let device = match Path::new(source) {
+            named if named.exists() => named,
+            _ if by_number.exists() => &by_number,
+            named => named,
         };
         let context = || format!("read the superblock on {}", device.display());
         let file = File::open(device).with_context(context)?;
@@ -152,13 +258,27 @@ impl Superblock {
         );
         if fs_type == "ext4" {
             const INCOMPAT_INLINE_DATA: u32 = 0x8000;
-            let flags = read(1024 + 0x60, 4)?;
-            let flags = u32::from_le_bytes(flags.try_into().unwrap_or_default());
+            const RO_COMPAT_QUOTA: u32 = 0x100;
+            let word = |at: u64| -> Result<u32> {
+                Ok(u32::from_le_bytes(read(at, 4)?.try_into().unwrap_or_default()))
+            };
             ensure!(
-                flags & INCOMPAT_INLINE_DATA == 0,
+                word(1024 + 0x60)? & INCOMPAT_INLINE_DATA == 0,
                 "{} has the ext4 feature inline_data, whose writes cannot be captured yet",
                 device.display()
             );
+            let quotas = ["usrquota", "grpquota", "quota"]
+                .into_iter()
+                .find(|option| mount.has(option));
+            if let Some(option) = quotas
+                && word(1024 + 0x64)? & RO_COMPAT_QUOTA == 0
+            {
+                bail!(
+                    "{} is mounted with {option}: {}",
+                    mount.mount_point.display(),
+                    visible_quota(source)
+                );
+            }
         }
         let hex: String = read(uuid_at, 16)?
             .iter()
@@ -195,6 +315,56 @@ mod tests {
             ("/", Path::new("/mnt/a b"))
         );
         assert!(mount.options.split(',').any(|option| option == "data=journal"));
+    }
+
+    fn mount(line: &str) -> Mount {
+        Mount::parse(line).unwrap()
+    }
+
+    #[test]
+    fn what_the_mount_table_tells_is_refused_with_what_to_do() {
+        let whole = mount("40 35 8:1 / /whole rw - ext4 /dev/sda1 rw");
+        for (line, why) in [
+            (
+                "1 2 0:30 / /x rw - tmpfs tmpfs rw",
+                "x is tmpfs, which cannot be recorded",
+            ),
+            (
+                "1 2 0:30 / /x rw - overlay overlay rw,lowerdir=/a",
+                "record the one that holds the upper",
+            ),
+            ("1 2 0:30 / /x rw - nfs4 server:/x rw", "where its disk is"),
+            (
+                "1 2 0:30 / /x rw - fuse.sshfs a:/b rw",
+                "a program keeps its content",
+            ),
+            (
+                "1 2 8:1 /sub /x rw - ext4 /dev/sda1 rw",
+                "record /whole, where the whole of it",
+            ),
+            (
+                "1 2 8:2 /sub /x rw - ext4 /dev/sda2 rw",
+                "mount /dev/sda2 DIRECTORY",
+            ),
+            ("1 2 8:1 / /x ro,noatime - ext4 /dev/sda1 rw", "read-only"),
+            ("1 2 8:1 / /x rw - ext4 /dev/sda1 ro", "read-only"),
+            ("1 2 8:1 / /x rw,idmapped - ext4 /dev/sda1 rw", "idmapped"),
+            ("1 2 8:1 / /x rw - ext4 /dev/sda1 rw,data=journal", "data=ordered"),
+            ("1 2 8:1 / /x rw - xfs /dev/sda1 rw,dax=always", "dax=never"),
+            (
+                "1 2 8:1 / /x rw - ext4 /dev/sda1 rw,jqfmt=vfsv1,usrjquota=aquota.user",
+                "tune2fs -O quota /dev/sda1",
+            ),
+        ] {
+            let error = mount(line)
+                .check(std::slice::from_ref(&whole))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(why) && error.contains("/x"), "{line}: {error}");
+        }
+        mount("1 2 8:1 / /x rw,relatime - xfs /dev/sda1 rw,attr2,inode64,noquota")
+            .check(&[])
+            .unwrap();
     }
 
     #[test]
