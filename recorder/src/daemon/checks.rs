@@ -28,7 +28,9 @@ pub(crate) struct Prepared {
     pub(crate) volume: Volume,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) spool_dir: PathBuf,
-    /// Inodes of the spool, its directory first, where it lies on the volume itself.
+    /// Directories of spools, its own or another volume's, that lie on this volume.
+    pub(crate) spool_inos: Vec<u64>,
+    /// Those directories and everything below them.
     pub(crate) excluded_inodes: Vec<u64>,
     /// Held while the volume is recorded.
     pub(crate) lock: File,
@@ -78,31 +80,58 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
-    configs
+    let mut ready = Vec::new();
+    for (config, volume) in configs.into_iter().zip(volumes) {
+        let store = medium(&config, &devices)?;
+        let lock = lock(&volume)?;
+        ready.push((config, volume, store, lock));
+    }
+    // A spool may lie on any of the volumes: none of them records any spool, or two would feed each other for ever.
+    let spools = ready
+        .iter()
+        .map(|(config, volume, ..)| Spool::make(config.spool.join(&volume.uuid)))
+        .collect::<Result<Vec<_>>>()?;
+    ready
         .into_iter()
-        .zip(volumes)
-        .map(|(config, volume)| one(config, volume, &devices))
+        .zip(devices)
+        .enumerate()
+        .map(|(index, ((config, volume, store, lock), (device, _)))| {
+            let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
+            Ok(Prepared {
+                config,
+                volume,
+                store,
+                spool_dir: spools[index].directory.clone(),
+                spool_inos: here.iter().map(|spool| spool.ino).collect(),
+                excluded_inodes: here
+                    .iter()
+                    .map(|spool| inodes_below(&spool.directory))
+                    .collect::<Result<Vec<_>>>()?
+                    .concat(),
+                lock,
+            })
+        })
         .collect()
 }
 
-fn one(config: VolumeConfig, volume: Volume, devices: &[(u64, PathBuf)]) -> Result<Prepared> {
-    let store = medium(&config, devices)?;
-    let lock = lock(&volume)?;
-    let spool_dir = config.spool.join(&volume.uuid);
-    fs::create_dir_all(&spool_dir).with_context(|| format!("create spool {}", spool_dir.display()))?;
-    let excluded_inodes = if device_of(&spool_dir)? == device_of(&volume.mount_point)? {
-        inodes_below(&spool_dir)?
-    } else {
-        Vec::new()
-    };
-    Ok(Prepared {
-        config,
-        volume,
-        store,
-        spool_dir,
-        excluded_inodes,
-        lock,
-    })
+/// The directory of a volume's spool.
+struct Spool {
+    directory: PathBuf,
+    device: u64,
+    ino: u64,
+}
+
+impl Spool {
+    fn make(directory: PathBuf) -> Result<Self> {
+        let context = || format!("create spool {}", directory.display());
+        fs::create_dir_all(&directory).with_context(context)?;
+        let found = fs::metadata(&directory).with_context(context)?;
+        Ok(Self {
+            directory,
+            device: found.dev(),
+            ino: found.ino(),
+        })
+    }
 }
 
 fn device_of(path: &Path) -> Result<u64> {

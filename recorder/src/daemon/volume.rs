@@ -66,6 +66,7 @@ impl Session {
             volume,
             store,
             spool_dir,
+            spool_inos,
             excluded_inodes,
             lock,
         } = prepared;
@@ -76,7 +77,7 @@ impl Session {
             );
             capture::remove_stale_pins(&volume.uuid)?;
         }
-        let root = Arc::new(Root::open(&volume.mount_point, excluded_inodes.first().copied())?);
+        let root = Arc::new(Root::open(&volume.mount_point, spool_inos)?);
         let options = CaptureOptions {
             ring_bytes: config.ring_bytes,
             excluded_inodes,

@@ -139,14 +139,14 @@ pub(crate) struct Root {
     _busy: OwnedFd,
     mount_id: i32,
     template: FileHandle,
-    /// The recorder's own spool, where it lies on this volume: it is no part of the journal.
-    spool_ino: Option<u64>,
+    /// The recorder's own spools, as far as they lie on this volume: they are no part of the journal.
+    spool_inos: Vec<u64>,
 }
 
 impl Root {
     /// Opens the volume mounted at `mount_point`. Needs `CAP_SYS_ADMIN` for the private view; without it the host's own is used and
     /// entries below other mounts are left out.
-    pub(crate) fn open(mount_point: &Path, spool_ino: Option<u64>) -> Result<Self> {
+    pub(crate) fn open(mount_point: &Path, spool_inos: Vec<u64>) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let busy = rustix::fs::openat(CWD, mount_point, flags, Mode::empty())
             .with_context(|| format!("open {}", mount_point.display()))?;
@@ -176,7 +176,7 @@ impl Root {
             _busy: busy,
             mount_id,
             template,
-            spool_ino,
+            spool_inos,
         })
     }
 
@@ -200,9 +200,9 @@ impl Root {
         mount_id == self.mount_id && handle.same_tree(&self.template)
     }
 
-    /// Whether an inode is the recorder's own spool directory.
+    /// Whether an inode is the directory of one of the recorder's own spools.
     pub(crate) fn is_spool(&self, key: InodeKey) -> bool {
-        self.spool_ino == Some(key.ino)
+        self.spool_inos.contains(&key.ino)
     }
 
     /// A descriptor on the volume, for `syncfs` and `fstatvfs`.

@@ -60,7 +60,7 @@ impl Demand for Asked {
 
 /// A root on the temporary directory; `None` where the test cannot run (not root, no handles).
 fn root_of(path: &Path) -> Option<Root> {
-    let root = Root::open(path, None).ok()?;
+    let root = Root::open(path, Vec::new()).ok()?;
     root.open_inode(&root.top(), rustix::fs::OFlags::PATH)
         .ok()
         .map(|_| root)
