@@ -337,6 +337,8 @@ impl<'a> Snapshotter<'a> {
             });
             let (seqs, listed) = match listed {
                 Ok(listed) => listed,
+                // Removed since it was opened: it has no entries, and its removal is captured.
+                Err(error) if is_gone(&error) => return Ok(()),
                 Err(error) => {
                     tracing::error!("list directory inode {}: {error}", pending.key.ino);
                     self.failed_part(pending);

@@ -210,3 +210,28 @@ fn an_inode_that_is_gone_needs_no_snapshot() {
     assert_eq!(outcome, Outcome::Gone);
     assert!(kept.sorted().is_empty());
 }
+
+#[test]
+fn a_directory_that_is_removed_meanwhile_has_no_entries() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("d");
+    fs::create_dir(&path).unwrap();
+    let Some(root) = root_of(directory.path()) else {
+        return;
+    };
+    // Open, as it is when it is removed between the opening and the listing.
+    let open = fs::File::open(&path).unwrap();
+    let (handle, _) = super::handle::FileHandle::of(std::os::fd::AsFd::as_fd(&open), c"").unwrap();
+    let key = handle.key().unwrap();
+    fs::remove_dir(&path).unwrap();
+    let (kept, counts) = (Kept::default(), Counts::default());
+    Snapshotter::new(&root, &kept, &counts)
+        .by_handle(key, &handle, SnapshotScope::Whole, &mut |_| Ok(()))
+        .unwrap();
+    assert_eq!(counts.failed.load(Ordering::Relaxed), 0);
+    let records = kept.sorted();
+    assert!(
+        !records.iter().any(|record| matches!(record.op, Op::Hole { .. })),
+        "{records:#?}"
+    );
+}
