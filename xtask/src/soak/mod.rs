@@ -213,6 +213,8 @@ fn soak_boot(cell: Cell, seeds: &[u64], size: &Size) -> Result<Vec<u64>> {
         .collect();
     let first = seeds.first().copied().unwrap_or(0);
     let keep = keep_dir(cell, &format!("from-{first}"))?;
+    // Of what is built now, not of what lies there when the boot has ended.
+    let commit = commit(&setup::workspace_root())?;
     let lines: Vec<(u64, String)> = match boot::boot(cell, &jobs, size, &keep) {
         Ok(boot) => jobs
             .iter()
@@ -224,7 +226,7 @@ fn soak_boot(cell: Cell, seeds: &[u64], size: &Size) -> Result<Vec<u64>> {
             .map(|seed| (*seed, format!("FAILED {}", shown(&format!("{error:#}")))))
             .collect(),
     };
-    append_to_log(cell, size, &lines)?;
+    append_to_log(cell, size, &commit, &lines)?;
     let bad = lines.into_iter().filter(|(_, result)| result != "SAME");
     Ok(bad.map(|(seed, _)| seed).collect())
 }
@@ -258,10 +260,9 @@ fn shown(text: &str) -> String {
 }
 
 /// Appends a line for each seed to the log, and prints it.
-fn append_to_log(cell: Cell, size: &Size, results: &[(u64, String)]) -> Result<()> {
+fn append_to_log(cell: Cell, size: &Size, commit: &str, results: &[(u64, String)]) -> Result<()> {
     let path = setup::workspace_root().join(LOG);
     let date = setup::output(Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"]))?;
-    let commit = commit(&setup::workspace_root())?;
     let mut skipped = size.skip_ops.join(",");
     if !skipped.is_empty() {
         skipped = format!(" without {skipped}");
