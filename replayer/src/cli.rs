@@ -71,6 +71,9 @@ pub(crate) struct RestoreArgs {
     /// Which volume, where the media hold several.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,
+    /// Apply every record to the target, one by one, in place of what is left of them all: a check, and slow.
+    #[arg(long)]
+    pub(crate) stepwise: bool,
     /// Restore although a hole before the point was never repaired: list what cannot be trusted, exit with 3.
     #[arg(long)]
     pub(crate) allow_holes: bool,

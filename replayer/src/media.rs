@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
-use journal::record::{Attributes, InodeKey, Op};
+use journal::record::{Attributes, InodeKey, Op, Record};
 use journal::store::{DirStore, Store};
 use journal::{At, Journal, Projection, Reader, ResolvedPoint, VolumeInfo};
 use serde_json::{Value, json};
@@ -131,53 +131,12 @@ impl Media {
 impl Point<'_> {
     /// Folds the metadata up to the moment into a plan. Every segment's hash is checked before anything of it is used.
     pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
-        let journal = self.journal;
-        let ResolvedPoint {
-            base_seq,
-            seq,
-            first_segment,
-            last_segment,
-            ref open_holes,
-            ..
-        } = self.resolved;
-        for hole in open_holes {
-            let (first, last) = (hole.first_seq, hole.last_seq);
-            let what = hole
-                .ino
-                .map_or_else(|| "anything".to_owned(), |ino| format!("inode {ino}"));
-            let text = format!(
-                "sequence numbers {first} to {last} never reached the journal and were not repaired ({what})"
-            );
-            if !allow_holes {
-                bail!(failure(
-                    Exit::HoleInRange,
-                    format!("{text}; --allow-holes restores what is known")
-                ));
-            }
-            problems.note(text);
-        }
-        let segments = journal.segments_between(first_segment, last_segment)?;
-        let total = segments.iter().map(|segment| segment.manifest.bytes).sum();
-        let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
+        self.check_holes(allow_holes, problems)?;
         let mut state = State::new();
-        // The segment after the last one was looked at to find the moment: it must be what was sealed, too.
-        if let Some(after) = journal
-            .segments()
-            .find(|segment| segment.manifest.index > last_segment)
-        {
-            after.check_hash()?;
-        }
-        for segment in segments {
-            segment.check_hash()?;
-            for item in segment.records(Projection::Metadata)? {
-                let (row, record) = item?;
-                if record.seq >= base_seq && record.seq <= seq {
-                    state.apply(row, &record);
-                }
-            }
-            progress.add(segment.manifest.bytes);
-        }
-        drop(progress);
+        self.each(Projection::Metadata, |row, record| {
+            state.apply(row, record);
+            Ok(())
+        })?;
         let root = state.root().ok_or_else(|| integrity("the journal has no base"))?;
         let inodes: HashMap<InodeKey, RawInode> =
             state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
@@ -196,6 +155,64 @@ impl Point<'_> {
         }
         plan.pieces.sort_unstable();
         Ok(Folded { plan })
+    }
+
+    /// Refuses a hole that is open at the moment, or notes it.
+    pub(crate) fn check_holes(&self, allow_holes: bool, problems: &mut Problems) -> Result<()> {
+        for hole in &self.resolved.open_holes {
+            let (first, last) = (hole.first_seq, hole.last_seq);
+            let what = hole
+                .ino
+                .map_or_else(|| "anything".to_owned(), |ino| format!("inode {ino}"));
+            let text = format!(
+                "sequence numbers {first} to {last} never reached the journal and were not repaired ({what})"
+            );
+            if !allow_holes {
+                bail!(failure(
+                    Exit::HoleInRange,
+                    format!("{text}; --allow-holes restores what is known")
+                ));
+            }
+            problems.note(text);
+        }
+        Ok(())
+    }
+
+    /// Reads the records up to the moment, in order. Every segment's hash is checked before anything of it is used.
+    pub(crate) fn each(
+        &self,
+        projection: Projection,
+        mut take: impl FnMut(journal::RowRef, &Record) -> Result<()>,
+    ) -> Result<()> {
+        let ResolvedPoint {
+            base_seq,
+            seq,
+            first_segment,
+            last_segment,
+            ..
+        } = self.resolved;
+        let segments = self.journal.segments_between(first_segment, last_segment)?;
+        let total = segments.iter().map(|segment| segment.manifest.bytes).sum();
+        let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
+        // The segment after the last one was looked at to find the moment: it must be what was sealed, too.
+        if let Some(after) = self
+            .journal
+            .segments()
+            .find(|segment| segment.manifest.index > last_segment)
+        {
+            after.check_hash()?;
+        }
+        for segment in segments {
+            segment.check_hash()?;
+            for item in segment.records(projection)? {
+                let (row, record) = item?;
+                if record.seq >= base_seq && record.seq <= seq {
+                    take(row, &record)?;
+                }
+            }
+            progress.add(segment.manifest.bytes);
+        }
+        Ok(())
     }
 
     /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data.

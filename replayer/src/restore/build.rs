@@ -216,7 +216,7 @@ impl<'a> Builder<'a> {
 }
 
 /// An inode for messages.
-fn show(key: InodeKey) -> String {
+pub(crate) fn show(key: InodeKey) -> String {
     format!("{}/{}", key.ino, key.generation)
 }
 
@@ -234,7 +234,7 @@ fn file_type(raw: &RawInode) -> Option<u32> {
 }
 
 /// Turns what the journal states into a node, or says what is missing or impossible.
-fn check(raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
+pub(crate) fn check(raw: &RawInode, links: Vec<Link>) -> Result<Node, String> {
     let Attributes {
         mode,
         uid,

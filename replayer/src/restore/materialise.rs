@@ -7,15 +7,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
-use journal::record::Time;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat,
-    ftruncate, linkat, mkdirat, mknodat, removexattr, setxattr, symlinkat, syncfs, unlinkat, utimensat,
+    AtFlags, FileType, Mode, ftruncate, linkat, mkdirat, mknodat, removexattr, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::flags::{self, FLAGS_RESTORABLE, FLAGS_WHEN_EMPTY};
-use super::inspect::{list_xattrs, mismatches};
+use super::attributes;
+use super::flags::{self, FLAGS_WHEN_EMPTY};
+use super::inspect::list_xattrs;
 use super::plan::{Kind, Link, Node, NodeIndex, Piece, Plan};
 use super::problems::Problems;
 use super::target::Target;
@@ -30,23 +29,6 @@ pub(crate) struct Materialiser<'a> {
     reused: Option<NodeIndex>,
     /// What could not be restored.
     pub(crate) problems: Problems,
-}
-
-/// Errors that concern one thing the target cannot hold; others end the restore.
-fn is_refusal(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::PERM
-            | Errno::ACCESS
-            | Errno::INVAL
-            | Errno::OPNOTSUPP
-            | Errno::MLINK
-            | Errno::NAMETOOLONG
-            | Errno::EXIST
-            | Errno::FBIG
-            | Errno::OVERFLOW
-            | Errno::ILSEQ
-    )
 }
 
 impl<'a> Materialiser<'a> {
@@ -216,8 +198,7 @@ impl<'a> Materialiser<'a> {
         }
         for node in self.plan.indices().rev() {
             if !self.absent[node as usize] {
-                self.set_project(node)?;
-                self.set_flags(node)?;
+                self.set_last(node)?;
             }
         }
         let root = self.target.readable(self.plan, Plan::ROOT)?;
@@ -227,154 +208,27 @@ impl<'a> Materialiser<'a> {
 
     fn set_attributes(&mut self, node: NodeIndex) -> Result<()> {
         let handle = self.target.handle(self.plan, node)?;
-        let path = super::inspect::proc_path(handle.as_fd());
-        let Node {
-            kind,
-            permissions,
-            uid,
-            gid,
-            atime,
-            mtime,
-            xattrs,
-            ..
-        } = self.plan.node(node);
-        let owner = (Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)));
-        if let Err(error) = chownat(&handle, c"", owner.0, owner.1, AtFlags::EMPTY_PATH) {
-            self.note_or_fail(error, || {
-                format!("set owner {uid}:{gid} of {}", self.plan.path(node))
-            })?;
-        }
-        if !matches!(kind, Kind::Symlink { .. })
-            && let Err(error) = chmod(path.as_str(), Mode::from_raw_mode(*permissions))
-        {
-            self.note_or_fail(error, || {
-                format!("set mode {permissions:o} of {}", self.plan.path(node))
-            })?;
-        }
-        for (name, value) in xattrs {
-            match setxattr(path.as_str(), name.as_slice(), value, XattrFlags::empty()) {
-                Ok(()) => {}
-                // A value that fits no attribute block is refused as "no space"; the disk itself being full shows elsewhere.
-                Err(Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => self.problems.note(format!(
-                    "{}: extended attribute {} ({} bytes) is too large for the target",
-                    self.plan.path(node),
-                    crate::output::escape(name),
-                    value.len()
-                )),
-                Err(error) => self.note_or_fail(error, || {
-                    format!(
-                        "set extended attribute {} of {}",
-                        crate::output::escape(name),
-                        self.plan.path(node)
-                    )
-                })?,
-            }
-        }
-        let times = Timestamps {
-            // Where no access time was ever set the modification time stands for it: the same tree every time.
-            last_access: timespec(atime.or(*mtime)),
-            last_modification: timespec(*mtime),
-        };
-        if let Err(error) = utimensat(&handle, c"", &times, AtFlags::EMPTY_PATH) {
-            self.note_or_fail(error, || format!("set times of {}", self.plan.path(node)))?;
-        }
-        for mismatch in mismatches(handle.as_fd(), self.plan.node(node))
-            .with_context(|| format!("examine {}", self.plan.path(node)))?
-        {
-            self.problems
-                .note(format!("{}: {mismatch}", self.plan.path(node)));
-        }
-        Ok(())
+        attributes::set(handle.as_fd(), self.plan.node(node), &mut self.problems, || {
+            self.plan.path(node)
+        })
     }
 
-    /// Gives files and directories their project id: what is made here has none, but the target's own root may have one.
-    fn set_project(&mut self, node: NodeIndex) -> Result<()> {
-        let Node {
-            kind,
-            project: Some(project),
-            ..
-        } = self.plan.node(node)
-        else {
-            return Ok(());
-        };
-        let settable = matches!(kind, Kind::File { .. } | Kind::Directory);
-        if !settable || (*project == 0 && node != Plan::ROOT) {
+    fn set_last(&mut self, node: NodeIndex) -> Result<()> {
+        let is_root = node == Plan::ROOT;
+        if !attributes::has_last(self.plan.node(node), is_root) {
             return Ok(());
         }
         let readable = self.target.readable(self.plan, node)?;
-        match flags::set_project(&readable, *project) {
-            // A file system without project ids has given everything none.
-            Err(Errno::OPNOTSUPP | Errno::INVAL) if *project == 0 => Ok(()),
-            Err(error) => self.note_or_fail(error, || {
-                format!("set project id {project} of {}", self.plan.path(node))
-            }),
-            Ok(()) => match flags::project(&readable) {
-                Ok(now) if now == *project => Ok(()),
-                found => {
-                    let path = self.plan.path(node);
-                    self.problems.note(format!(
-                        "{path}: project id {project} not taken by the target: {found:?}"
-                    ));
-                    Ok(())
-                }
-            },
-        }
+        attributes::set_last(
+            readable.as_fd(),
+            self.plan.node(node),
+            is_root,
+            &mut self.problems,
+            || self.plan.path(node),
+        )
     }
 
-    /// Sets the flags that chattr knows, where the journal states them and they differ.
-    fn set_flags(&mut self, node: NodeIndex) -> Result<()> {
-        let Node {
-            kind,
-            file_flags: Some(stated),
-            ..
-        } = self.plan.node(node)
-        else {
-            return Ok(());
-        };
-        let wanted = stated & FLAGS_RESTORABLE;
-        if wanted == 0 || !matches!(kind, Kind::File { .. } | Kind::Directory) {
-            return Ok(());
-        }
-        let readable = self.target.readable(self.plan, node)?;
-        match flags::set_flags(&readable, wanted) {
-            Ok(now) if now == wanted => {}
-            Ok(now) => self.problems.note(format!(
-                "{}: file flags {wanted:#x} not taken by the target: it has {now:#x}",
-                self.plan.path(node),
-            )),
-            Err(error) => self.note_or_fail(error, || {
-                format!("set file flags {wanted:#x} of {}", self.plan.path(node))
-            })?,
-        }
-        Ok(())
-    }
-
-    /// A refusal becomes a problem, listed; any other error ends the restore.
     fn note_or_fail(&mut self, error: Errno, what: impl FnOnce() -> String) -> Result<()> {
-        if !is_refusal(error) {
-            return Err(std::io::Error::from(error)).with_context(what);
-        }
-        let why = if error == Errno::OPNOTSUPP {
-            "not supported by the target".to_owned()
-        } else {
-            error.to_string()
-        };
-        let what = what();
-        self.problems.note(format!("could not {what}: {why}"));
-        Ok(())
-    }
-}
-
-/// A time for the kernel; one that is not known is left alone.
-fn timespec(time: Option<Time>) -> Timespec {
-    match time {
-        Some(Time { sec, nsec }) => Timespec {
-            tv_sec: sec,
-            tv_nsec: nsec.into(),
-        },
-        None => Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
+        attributes::note_or_fail(&mut self.problems, error, what)
     }
 }

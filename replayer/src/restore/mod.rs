@@ -2,6 +2,7 @@
 //!
 //! Nothing is written before the journal has been folded and the plan has been found possible on the target.
 
+mod attributes;
 pub(crate) mod build;
 pub(crate) mod device;
 pub(crate) mod flags;
@@ -9,16 +10,20 @@ mod inspect;
 pub(crate) mod materialise;
 pub(crate) mod plan;
 pub(crate) mod problems;
+mod stepwise;
 pub(crate) mod target;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use journal::Projection;
+use journal::record::Op;
 use rustix::fs::fstatvfs;
 use serde_json::{Value, json};
 use tracing::info;
@@ -27,6 +32,7 @@ use self::device::{Device, FsOptions, FsType, PrivateMount};
 use self::materialise::Materialiser;
 use self::plan::{Plan, RowRef};
 use self::problems::Problems;
+use self::stepwise::{Finished, Steps};
 use self::target::Target;
 use crate::cli::RestoreArgs;
 use crate::exit::Exit;
@@ -53,29 +59,18 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     if let Some(why) = &point.rounded {
         info!("rounded down: {why}");
     }
-    let mut problems = Problems::default();
-    let Folded { plan } = point.fold(args.allow_holes, &mut problems)?;
-    info!(
-        "to make: {} names of {} inodes, {} of data from {} pieces",
-        plan.entries(),
-        plan.nodes.len(),
-        human(plan.data_bytes()),
-        plan.pieces.len()
-    );
+    let problems = Problems::default();
     let place_shown = place.path().display().to_string();
-    let ready = place.prepare(args, &volume, &plan, &mut problems)?;
-    let mount = ready.mount;
-    let problems = execute(&plan, ready.target, problems, |write| {
-        point.read_rows(&plan, write)
-    })?;
-    if let Some(mount) = mount {
-        mount.unmount()?;
-    }
+    let (counts, problems) = if args.stepwise {
+        stepwise(args, &volume, &point, place, problems)?
+    } else {
+        folded(args, &volume, &point, place, problems)?
+    };
     let outcome = Outcome {
         volume,
         point,
         target: place_shown,
-        plan,
+        counts,
         problems,
         seconds: started.elapsed().as_secs_f64(),
     };
@@ -85,6 +80,108 @@ pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     } else {
         Exit::Incomplete
     })
+}
+
+/// Makes what is left of all records, each byte once.
+fn folded(
+    args: &RestoreArgs,
+    volume: &Volume,
+    point: &Point<'_>,
+    place: Place,
+    mut problems: Problems,
+) -> Result<(Counts, Problems)> {
+    let Folded { plan } = point.fold(args.allow_holes, &mut problems)?;
+    info!(
+        "to make: {} names of {} inodes, {} of data from {} pieces",
+        plan.entries(),
+        plan.nodes.len(),
+        human(plan.data_bytes()),
+        plan.pieces.len()
+    );
+    let needs = Needs {
+        inodes: plan.nodes.len() as u64,
+        projects: plan
+            .nodes
+            .iter()
+            .any(|node| node.project.is_some_and(|project| project != 0)),
+        bytes: &|block_bytes| plan.needed_bytes(block_bytes),
+    };
+    let Ready { target, mount } = place.prepare(args, volume, &needs, &mut problems)?;
+    let problems = execute(&plan, target, problems, |write| point.read_rows(&plan, write))?;
+    if let Some(mount) = mount {
+        mount.unmount()?;
+    }
+    let counts = Counts {
+        entries: plan.entries(),
+        inodes: plan.nodes.len() as u64,
+        bytes: plan.data_bytes(),
+    };
+    Ok((counts, problems))
+}
+
+/// Applies every record to the target.
+fn stepwise(
+    args: &RestoreArgs,
+    volume: &Volume,
+    point: &Point<'_>,
+    place: Place,
+    mut problems: Problems,
+) -> Result<(Counts, Problems)> {
+    point.check_holes(args.allow_holes, &mut problems)?;
+    let (mut living, mut inodes, mut projects) = (HashSet::new(), 0, false);
+    point.each(Projection::Metadata, |_, record| {
+        match record.op {
+            Op::Evict => _ = living.remove(&record.inode),
+            _ => _ = living.insert(record.inode),
+        }
+        inodes = inodes.max(living.len() as u64);
+        projects |= record.attributes.project.is_some_and(|project| project != 0);
+        Ok(())
+    })?;
+    // How much room the steps take is not known before they are made: what is deleted later is written first.
+    let needs = Needs {
+        inodes,
+        projects,
+        bytes: &|_| 0,
+    };
+    let Ready { target, mount } = place.prepare(args, volume, &needs, &mut problems)?;
+    let work = || {
+        let mut steps = Steps::begin(&target, args.allow_holes, problems)?;
+        point.each(Projection::All, |_, record| steps.apply(record))?;
+        steps.finish()
+    };
+    let Finished {
+        entries,
+        inodes,
+        bytes,
+        problems,
+    } = work().map_err(explain_full)?;
+    drop(target);
+    if let Some(mount) = mount {
+        mount.unmount()?;
+    }
+    let counts = Counts {
+        entries,
+        inodes,
+        bytes,
+    };
+    Ok((counts, problems))
+}
+
+/// What a target must have room for.
+struct Needs<'a> {
+    inodes: u64,
+    /// Whether some inodes have a project id.
+    projects: bool,
+    /// Bytes of data on a file system with blocks of so many bytes.
+    bytes: &'a dyn Fn(u64) -> u64,
+}
+
+/// What was made.
+struct Counts {
+    entries: u64,
+    inodes: u64,
+    bytes: u64,
 }
 
 /// Where to restore, checked before the journal is read.
@@ -130,12 +227,12 @@ impl Place {
         self,
         args: &RestoreArgs,
         volume: &Volume,
-        plan: &Plan,
+        needs: &Needs<'_>,
         problems: &mut Problems,
     ) -> Result<Ready> {
         let (path, mut device) = match self {
             Self::Directory(path, target) => {
-                check_space(plan, &target, &path)?;
+                check_space(needs, &target, &path)?;
                 return Ok(Ready { target, mount: None });
             }
             Self::Device(path, device) => (path, device),
@@ -146,16 +243,13 @@ impl Place {
                 volume.fs_type
             );
         };
-        device.check_size(plan.needed_bytes(512))?;
+        device.check_size((needs.bytes)(512))?;
         let options = FsOptions {
             fs_type,
             label: volume.label.clone(),
             uuid: volume.uuid.clone(),
-            inodes: plan.nodes.len() as u64,
-            projects: plan
-                .nodes
-                .iter()
-                .any(|node| node.project.is_some_and(|project| project != 0)),
+            inodes: needs.inodes,
+            projects: needs.projects,
         };
         options.check()?;
         if args.wipe {
@@ -173,7 +267,7 @@ impl Place {
             problems.note(note);
         }
         let target = open_directory(mount.path())?;
-        check_space(plan, &target, &path)?;
+        check_space(needs, &target, &path)?;
         Ok(Ready {
             target,
             mount: Some(mount),
@@ -186,7 +280,7 @@ struct Outcome<'a> {
     volume: Volume,
     point: Point<'a>,
     target: String,
-    plan: Plan,
+    counts: Counts,
     problems: Problems,
     seconds: f64,
 }
@@ -199,14 +293,14 @@ impl Outcome<'_> {
             self.target,
             self.point.text()
         );
-        let bytes = self.plan.data_bytes();
+        let Counts { entries, bytes, .. } = self.counts;
         let mut line = |line: String| {
             let _writing_to_a_string_cannot_fail = writeln!(text, "  {line}");
         };
         if let Some(why) = &self.point.rounded {
             line(format!("rounded {why}"));
         }
-        line(format!("entries {}", self.plan.entries()));
+        line(format!("entries {entries}"));
         line(format!("bytes   {bytes} ({})", human(bytes)));
         line(format!("seconds {:.1}", self.seconds));
         if self.problems.count > 0 {
@@ -226,9 +320,9 @@ impl Outcome<'_> {
             "volume": self.volume.uuid,
             "target": self.target,
             "point": self.point.json(),
-            "entries": self.plan.entries(),
-            "inodes": self.plan.nodes.len(),
-            "bytes": self.plan.data_bytes(),
+            "entries": self.counts.entries,
+            "inodes": self.counts.inodes,
+            "bytes": self.counts.bytes,
             "seconds": self.seconds,
             "complete": self.problems.count == 0,
             "problem_count": self.problems.count,
@@ -265,11 +359,11 @@ fn open_directory(path: &Path) -> Result<Target> {
 }
 
 /// Fails when the plan cannot fit into the file system of the target; nothing has been restored yet.
-fn check_space(plan: &Plan, target: &Target, place: &Path) -> Result<()> {
+fn check_space(needs: &Needs<'_>, target: &Target, place: &Path) -> Result<()> {
     let space =
         fstatvfs(target.root()).with_context(|| format!("measure free space of {}", place.display()))?;
     let block_bytes = space.f_bsize.clamp(512, 65536);
-    let needed_bytes = plan.needed_bytes(block_bytes);
+    let needed_bytes = (needs.bytes)(block_bytes);
     let free_bytes = space.f_bfree.saturating_mul(space.f_frsize);
     if needed_bytes > free_bytes {
         bail!(
@@ -277,7 +371,7 @@ fn check_space(plan: &Plan, target: &Target, place: &Path) -> Result<()> {
             place.display()
         );
     }
-    let inodes = plan.nodes.len() as u64;
+    let inodes = needs.inodes;
     // File systems that make inodes as they go (btrfs) state none.
     if space.f_files > 0 && inodes > space.f_ffree.saturating_add(2) {
         bail!(

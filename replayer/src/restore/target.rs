@@ -26,7 +26,7 @@ const DIRECTORIES_OPEN_MAX: usize = 64;
 const FILES_OPEN_MAX: usize = 64;
 
 /// How every path below the target is resolved.
-const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+pub(crate) const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
@@ -218,6 +218,13 @@ impl Target {
         }
         Ok((names, lost_and_found))
     }
+}
+
+/// Opens a directory behind a handle for reading: for the calls that refuse handles.
+pub(crate) fn reopen_directory(directory: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(directory, c".", flags, Mode::empty(), RESOLVE)
+        .context("open a directory of the target for reading")
 }
 
 /// Names in a directory, without "." and "..": a handful, for the root of a blank target.
