@@ -119,6 +119,7 @@ fn trip(scenario: &Scenario) -> Trip {
         file: Vec::new(),
         package: Vec::new(),
         mark_each: false,
+        steps: false,
         size: 2048,
         mem: 3072,
         bin_dir: None,

@@ -65,6 +65,7 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
         file: vec![(source, "/opt/demo/source.tar".into())],
         package: Vec::new(),
         mark_each: false,
+        steps: false,
         size: 2048,
         mem: 3072,
         bin_dir,

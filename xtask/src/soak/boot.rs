@@ -43,6 +43,9 @@ pub(crate) struct Size {
     /// Leave out operations of these kinds
     #[arg(long, value_delimiter = ',', value_name = "KIND,KIND,...")]
     pub(super) skip_ops: Vec<String>,
+    /// Restore every point also record by record, and the end twice
+    #[arg(long)]
+    pub(super) steps: bool,
 }
 
 /// The operations of a run: (thread, index).
@@ -105,6 +108,7 @@ pub(super) fn boot(cell: Cell, jobs: &[Job], size: &Size, keep: &Path) -> Result
         file: vec![(brought, GUEST_DIR.into())],
         package: Vec::new(),
         mark_each: false,
+        steps: size.steps,
         size: DISK_MIB,
         mem: 3072,
         bin_dir: None,
@@ -144,6 +148,7 @@ fn script_text(jobs: &[Job], size: &Size) -> String {
         threads,
         ops,
         skip_ops,
+        steps: _,
     } = size;
     let mut text = String::from("#!/bin/bash\nset -u\nfailed=0\n");
     for job in jobs {
@@ -198,9 +203,10 @@ fn complaints(report: &Report) -> Vec<String> {
 fn judge(report: &Report, jobs: &[Job], kept: &Path) -> Result<(Vec<Verdict>, Vec<String>)> {
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for point in report.points.iter().filter(|point| !point.same) {
-        let digest = |machine: &str| kept.join(machine).join("results/digests").join(&point.name);
-        let live = by_directory(&digest("record"))?;
-        if !digest("restore").is_file() {
+        let digests = |machine: &str| kept.join(machine).join("results/digests");
+        let live = by_directory(&digests("record").join(roundtrip::live_point(&point.name)))?;
+        let restored = digests("restore").join(&point.name);
+        if !restored.is_file() {
             for name in live.keys() {
                 let job = jobs
                     .iter()
@@ -213,7 +219,7 @@ fn judge(report: &Report, jobs: &[Job], kept: &Path) -> Result<(Vec<Verdict>, Ve
             }
             continue;
         }
-        let restored = by_directory(&digest("restore"))?;
+        let restored = by_directory(&restored)?;
         let mut names: Vec<&String> = live.keys().chain(restored.keys()).collect();
         names.sort();
         names.dedup();
@@ -323,6 +329,7 @@ mod tests {
             threads: 4,
             ops: 100,
             skip_ops: vec!["rename".into()],
+            steps: false,
         };
         let text = script_text(std::slice::from_ref(&job), &size);
         let wanted = "--name try-1 --seed 7 --threads 4 --ops 100 --trace /results/trace-try-1 \

@@ -23,8 +23,6 @@ use crate::{Outcome, setup};
 const LOG: &str = "tests/soak.log";
 /// Runs of one boot, at most.
 const PER_BOOT_MAX: usize = 30;
-/// Which runs of a boot have marks: every mark costs a restore.
-const MARKED_EVERY: usize = 12;
 /// Differences that are shown of one run.
 const DIFFERENCES_SHOWN: usize = 12;
 
@@ -207,8 +205,8 @@ fn soak_boot(cell: Cell, seeds: &[u64], size: &Size) -> Result<Vec<u64>> {
             name: format!("seed-{seed}"),
             seed: *seed,
             plan: None,
-            // One mark in the middle of the run, one at its end.
-            mark_every: (number % MARKED_EVERY == MARKED_EVERY / 2).then_some(size.ops.div_ceil(2)),
+            // One mark in the middle of a run, one at its end, in one run of a boot: every mark costs a restore.
+            mark_every: (number == seeds.len() / 2).then_some(size.ops.div_ceil(2)),
         })
         .collect();
     let first = seeds.first().copied().unwrap_or(0);
@@ -266,6 +264,9 @@ fn append_to_log(cell: Cell, size: &Size, commit: &str, results: &[(u64, String)
     let mut skipped = size.skip_ops.join(",");
     if !skipped.is_empty() {
         skipped = format!(" without {skipped}");
+    }
+    if size.steps {
+        skipped.push_str(" steps");
     }
     let mut text = String::new();
     for (seed, result) in results {

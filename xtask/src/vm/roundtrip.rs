@@ -28,6 +28,9 @@ const MARK_EACH: &str = include_str!("guest/mark-each.sh");
 const DIFFERENCES_SHOWN: usize = 40;
 /// Room for the spool; sparse.
 const SPOOL_MIB: u64 = 4096;
+/// Begins the name of a point that is restored record by record, and of one that is restored a second time.
+const STEPS: &str = "steps-";
+const AGAIN: &str = "again-";
 /// The medium has at least this room; sparse.
 const MEDIUM_MIB_MIN: u64 = 8192;
 
@@ -92,6 +95,9 @@ pub(crate) struct Trip {
     /// Set a mark after every top-level command of the script, which must be one for bash
     #[arg(long)]
     pub(crate) mark_each: bool,
+    /// Restore every point also record by record, and the end twice: all must give what the first restore gives
+    #[arg(long)]
+    pub(crate) steps: bool,
     /// Size of the origin and of the blank disk, MiB
     #[arg(long, default_value_t = 2048)]
     pub(crate) size: u64,
@@ -377,6 +383,11 @@ impl<'a> Stage<'a> {
         marks.retain(|name| name.starts_with("mark-"));
         marks.sort();
         points.extend(marks);
+        if trip.steps {
+            let stepwise: Vec<String> = points.iter().map(|point| format!("{STEPS}{point}")).collect();
+            points.extend(stepwise);
+            points.push(format!("{AGAIN}final"));
+        }
         for image in ["origin.img", "spool.img"] {
             // The disk is lost: nothing of it may help the second machine.
             fs::remove_file(dir.join(image)).with_context(|| format!("remove {image}"))?;
@@ -458,7 +469,7 @@ impl<'a> Stage<'a> {
     }
 
     fn compare(&self, name: &str) -> Result<Point> {
-        let digest = |machine: &str| self.dir.join(machine).join("results/digests").join(name);
+        let restored = self.dir.join("restore/results/digests").join(name);
         let mut point = Point {
             name: name.to_string(),
             same: false,
@@ -466,7 +477,7 @@ impl<'a> Stage<'a> {
             bytes: None,
             differences: Vec::new(),
         };
-        if !digest("restore").is_file() {
+        if !restored.is_file() {
             point.differences.push("was not restored".into());
             return Ok(point);
         }
@@ -478,8 +489,8 @@ impl<'a> Stage<'a> {
             .0;
         let out = Command::new(oracle)
             .arg("compare")
-            .arg(digest("record"))
-            .arg(digest("restore"))
+            .arg(self.dir.join("record/results/digests").join(live_point(name)))
+            .arg(restored)
             .stdin(Stdio::null())
             .output()
             .context("start oracle compare")?;
@@ -551,6 +562,14 @@ fn virtio(image: PathBuf, name: &str) -> Disk {
         usb: false,
         read_only: false,
     }
+}
+
+/// The point of the live tree that a restored one is compared with.
+pub(crate) fn live_point(name: &str) -> &str {
+    [STEPS, AGAIN]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))
+        .unwrap_or(name)
 }
 
 fn counted(points: usize) -> String {

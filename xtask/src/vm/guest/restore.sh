@@ -1,6 +1,7 @@
 #!/bin/bash
 # The second machine of a round trip: the medium, read-only, a blank disk, and nothing else of the first machine.
-# Environment: MKFS (empty: as recorded). Arguments: the points to restore, `final` or `mark-NAME`.
+# Environment: MKFS (empty: as recorded). Arguments: the points to restore, `final` or `mark-NAME`; before it `steps-`
+# (record by record) or `again-` (once more).
 set -u
 
 fail() { echo "round trip: $*" >&2; exit 1; }
@@ -23,9 +24,12 @@ for point in "$@"; do
     phase "restore-$point"
     # Every point gets a disk that is blank indeed.
     blkdiscard -f -q /dev/guest/blank || fail "cannot blank the disk"
-    case $point in final) at=() ;; *) at=(--at "mark:${point#mark-}") ;; esac
+    options=()
+    case $point in steps-*) options=(--stepwise) ;; esac
+    of=${point#steps-} of=${of#again-}
+    case $of in final) ;; *) options+=(--at "mark:${of#mark-}") ;; esac
     echo "== restore $point" >> /results/replayer.log
-    "$replayer" restore --medium /medium --device "$(readlink -f /dev/guest/blank)" "${at[@]}" ${MKFS:+--mkfs "$MKFS"} \
+    "$replayer" restore --medium /medium --device "$(readlink -f /dev/guest/blank)" "${options[@]}" ${MKFS:+--mkfs "$MKFS"} \
         > /results/restore.out 2>> /results/replayer.log || { code=$?
         tail -n 20 /results/restore.out /results/replayer.log >&2
         echo "round trip: replayer restore of $point ended with $code" >&2
