@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use journal::record::{InodeKey, Op};
 use serde_json::{Value, json};
 
-use super::volume::{Parts, STATE_RECORDING, Session};
+use super::volume::{Parts, STATE_BASE, STATE_RECORDING, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
 use crate::snapshot::{Sink as _, own_record};
 
@@ -143,7 +143,7 @@ impl Session {
     pub(super) fn detach(&self) -> Result<Value> {
         let mut detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(parts) = self.parts().take() {
-            let is_whole = self.state.load(Ordering::Relaxed) == STATE_RECORDING;
+            let has_base = self.state.load(Ordering::Relaxed) != STATE_BASE;
             *detached = Some(match self.end(parts) {
                 Ok(()) => Detached::Well,
                 Err(error) => Detached::Badly {
@@ -151,7 +151,7 @@ impl Session {
                     why: format!("{error:#}"),
                 },
             });
-            if !is_whole {
+            if !has_base {
                 eprintln!(
                     "{}: its base was not complete: this epoch cannot be restored",
                     self.path.display()

@@ -28,7 +28,7 @@ use crate::status::VolumeStatus;
 
 /// How often a waiting thread looks whether it is to end.
 const STOP_INTERVAL: Duration = Duration::from_millis(100);
-const STATE_BASE: u8 = 0;
+pub(super) const STATE_BASE: u8 = 0;
 pub(super) const STATE_RECORDING: u8 = 1;
 const STATE_FAILED: u8 = 2;
 

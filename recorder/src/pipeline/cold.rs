@@ -34,8 +34,10 @@ pub(super) struct Cold {
     search: Option<SpoolReader>,
     first_seq: u64,
     window: Window<Frame>,
-    /// Since when the first missing number is waited for, with nothing left to read.
-    waiting_since: Option<Instant>,
+    /// Since when the first missing number is waited for, and how often the ring had been read to its end before.
+    waiting_since: Option<(Instant, u64)>,
+    /// How often the ring had been read to its end before the spool was looked at.
+    drained: u64,
     lost_cursor: u64,
     /// What the kernel says is lost and has not passed yet: at most as many as it can remember.
     lost: BTreeMap<u64, LostSlot>,
@@ -60,6 +62,7 @@ impl Cold {
             first_seq,
             window: Window::new(first_seq),
             waiting_since: None,
+            drained: 0,
             lost_cursor: 0,
             lost: BTreeMap::new(),
             doubt: Doubt::default(),
@@ -75,11 +78,18 @@ impl Cold {
     pub(super) fn run(mut self) -> Result<()> {
         loop {
             let stopping = self.shared.stop_cold.load(Ordering::SeqCst);
+            self.drained = self.shared.drained.load(Ordering::SeqCst);
             let written = lock(&self.shared.spool).written;
             let idle = !self.read(written)?;
             self.pass_on(idle, stopping)?;
-            let sent = self.requests.send(&mut self.wanted);
+            let served = self.shared.requests_served.load(Ordering::SeqCst);
+            let along = self.requests.answered(served);
+            self.close(along)?;
+            let sent = self.requests.send(&mut self.wanted, served);
             self.shared.requests_sent.fetch_add(sent, Ordering::SeqCst);
+            self.shared
+                .repairs_owed
+                .store(self.requests.owed(), Ordering::SeqCst);
             // After the requests are counted: who sees this number sees them too.
             self.shared
                 .passed_seq
@@ -236,10 +246,12 @@ impl Cold {
             Some(owed) => owed - 1,
             None => last_seq,
         };
-        // While the spool is full, what is missing may well be in the ring.
-        let all_read = idle && !lock(&self.shared.spool).spool.is_full();
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        let waited = all_read && (stopping || since.elapsed() > self.shared.limits.grace);
+        let (since, drained) = *self
+            .waiting_since
+            .get_or_insert_with(|| (Instant::now(), self.shared.drained.load(Ordering::SeqCst)));
+        // On a busy host, or with a full spool, what is missing may wait in the ring for longer than any time that could be named.
+        let ring_is_read = self.drained >= drained + 2;
+        let waited = idle && (stopping || (ring_is_read && since.elapsed() > self.shared.limits.grace));
         (waited || self.is_over_bound()).then(|| {
             self.lost
                 .range(first_seq..=until_owed)
@@ -378,7 +390,8 @@ impl Cold {
             }
             Op::HoleClosed { hole_seq } => {
                 self.holes.remove(hole_seq);
-                self.close_others(*hole_seq)?;
+                let others = self.requests.closed(*hole_seq);
+                self.close(others)?;
             }
             _ => {}
         }
@@ -388,10 +401,9 @@ impl Cold {
         self.output.push(record)
     }
 
-    /// What was read for one hole repaired others too.
-    fn close_others(&mut self, hole_seq: u64) -> Result<()> {
-        let others = self.requests.closed(hole_seq);
-        if others.is_empty() {
+    /// Holes that were repaired along with others.
+    fn close(&self, holes: BTreeSet<u64>) -> Result<()> {
+        if holes.is_empty() {
             return Ok(());
         }
         let handle = Handle {
@@ -401,7 +413,7 @@ impl Cold {
             let seq = handle.take_seq();
             own_record(seq, seq, Op::HoleClosed { hole_seq })
         };
-        handle.submit(others.into_iter().map(closed).collect())
+        handle.submit(holes.into_iter().map(closed).collect())
     }
 
     fn is_due(&self, idle: bool, stopping: bool) -> bool {

@@ -184,7 +184,8 @@ impl Handle {
     pub(crate) fn all_served(&self) -> Option<u64> {
         let served = self.shared.requests_served.load(Ordering::SeqCst);
         let sent = self.shared.requests_sent.load(Ordering::SeqCst);
-        (served >= sent).then_some(sent)
+        let owed = self.shared.repairs_owed.load(Ordering::SeqCst);
+        (served >= sent && owed == 0).then_some(sent)
     }
 
     /// To be called when the records that answer a request are submitted.

@@ -101,6 +101,9 @@ impl<E: Events> Drain<E> {
             self.shared.news.notify_all();
         }
         drop(state);
+        if taken < BATCH_BYTES {
+            self.shared.drained.fetch_add(1, Ordering::SeqCst);
+        }
         self.shared
             .ring_fill_bytes
             .store(self.events.fill_bytes(), Ordering::Relaxed);

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How much, and how long. Tests make them small.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// A missing number is waited for this long once the spool is read to its end; then it is a hole.
+    /// A missing number is waited for this long, once ring and spool are read to their ends; then it is a hole.
     pub(crate) grace: Duration,
     /// Bytes that may wait behind a missing number. Beyond, one that only the kernel can know of is a hole at once; for one that the
     /// recorder itself owes, the spool is searched and nothing more is kept.

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     /// Requests sent, and answered.
     pub(super) requests_sent: AtomicU64,
     pub(super) requests_served: AtomicU64,
+    /// Requests that are still to be sent, and holes whose repair is still to be journaled.
+    pub(super) repairs_owed: AtomicU64,
     /// Seal when everything up to here has passed.
     pub(super) flush_seq: AtomicU64,
     pub(super) spooled_seq: AtomicU64,
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     pub(super) ring_fill_bytes: AtomicU64,
     /// Bytes that wait for a missing number.
     pub(super) window_bytes: AtomicU64,
+    /// Times that the ring was read to its end, and what was found there handed to the spool.
+    pub(super) drained: AtomicU64,
     pub(super) events: AtomicU64,
     pub(super) bytes_captured: AtomicU64,
     pub(super) bytes_written: AtomicU64,

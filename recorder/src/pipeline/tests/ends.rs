@@ -83,7 +83,7 @@ fn the_end_gives_up_a_medium_that_is_gone_and_leaves_the_spool() {
     let (result, medium, spool) = rig.stop();
     let error = result.unwrap_err();
     assert_eq!(code_of(&error), MEDIUM_NEEDED, "{error:#}");
-    assert!(start.elapsed() >= limits().patience && start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() >= limits().patience && start.elapsed() < Duration::from_secs(20));
     assert!(std::fs::read_dir(spool.path()).unwrap().count() > 0);
     medium.memory.repair();
     assert_eq!(last(&records(&medium)), 2);
@@ -136,7 +136,7 @@ fn with_a_full_spool_and_a_dead_medium_nobody_waits_for_ever() {
     let error = result.unwrap_err();
     assert_eq!(code_of(&error), MEDIUM_FULL, "{error:#}");
     assert!(error.to_string().contains("given up"), "{error:#}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 4);
 }
 
@@ -203,7 +203,7 @@ fn numbers_without_records_are_holes_at_the_end() {
     let start = Instant::now();
     let (result, medium, _spool) = rig.stop();
     result.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert_eq!(holes(&records(&medium)), [(owed, owed), tail]);
 }
 
@@ -222,6 +222,6 @@ fn a_thread_that_fails_is_told_to_everybody_who_waits() {
     assert!(rig.handle.status().error.unwrap().contains("drain"));
     let (result, medium, _spool) = rig.stop();
     assert!(result.unwrap_err().to_string().contains("drain"));
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(20));
     assert_eq!(last(&records(&medium)), 2, "what was sealed is there");
 }

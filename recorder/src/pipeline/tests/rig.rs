@@ -127,8 +127,8 @@ pub(super) fn limits() -> Limits {
         segment_bytes: 2 << 20,
         unsealed_bytes_max: 4 << 20,
         retry: Duration::from_millis(20),
-        patience: Duration::from_millis(300),
-        stuck: Duration::from_secs(1),
+        patience: Duration::from_secs(2),
+        stuck: Duration::from_secs(3),
         spool_file_bytes: 12 << 20,
     }
 }
