@@ -188,3 +188,194 @@ fn acls_and_device_numbers_are_compared() {
         result.differences
     );
 }
+
+/// Only root may set these; without it there is nothing to see, and the reason is said.
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED {test}: needs root");
+    }
+    root
+}
+
+fn set_flags(path: &Path, flags: u32) {
+    let file = fs::File::open(path).unwrap();
+    rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::from_bits_retain(flags)).unwrap();
+}
+
+fn flags_of(path: &Path) -> u32 {
+    rustix::fs::ioctl_getflags(fs::File::open(path).unwrap())
+        .unwrap()
+        .bits()
+}
+
+#[test]
+fn flags_and_attributes_of_links_are_compared() {
+    if !is_root("flags_and_attributes_of_links_are_compared") {
+        return;
+    }
+    for flag in [0x10, 0x20, 0x40, 0x80] {
+        let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        tree(left.path());
+        tree(right.path());
+        let path = right.path().join("d/file");
+        let before = flags_of(&path);
+        set_flags(&path, before | flag);
+        let result = compare_trees(left.path(), right.path(), Options::default());
+        set_flags(&path, before);
+        let fields: Vec<&str> = result
+            .differences
+            .iter()
+            .map(|difference| difference.field)
+            .collect();
+        assert_eq!(
+            fields,
+            ["file flags", "file flags"],
+            "{flag:#x}: the file has two names"
+        );
+    }
+    expect_field("file flags", |root| {
+        set_flags(&root.join("d"), flags_of(&root.join("d")) | 0x80)
+    });
+    expect_field("xattrs", |root| {
+        xattr::set(root.join("symlink"), "trusted.of_the_link", b"x").unwrap();
+    });
+}
+
+/// One line of a digest, with flags and a project id.
+fn line(flags: &str, project: u32) -> String {
+    format!(
+        r#"{{"path":"f","kind":"file","mode":420,"uid":0,"gid":0,"mtime":[1,2],"flags":"{flags}","project":{project}}}"#
+    )
+}
+
+#[test]
+fn only_what_both_file_systems_hold_is_compared_where_that_is_asked_for() {
+    let differing = |left: &str, right: &str, options: Options| {
+        compare(left.as_bytes(), right.as_bytes(), options)
+            .unwrap()
+            .differing
+    };
+    let all = Options::default();
+    let both = |left, right| all.held_by_both(left, right).unwrap();
+    assert_eq!(differing(&line("ij", 7), &line("i", 0), all), 2);
+    assert_eq!(differing(&line("ij", 7), &line("i", 0), both("ext4", "btrfs")), 0);
+    assert_eq!(
+        differing(&line("ij", 7), &line("i", 0), both("ext4", "xfs")),
+        1,
+        "the project id"
+    );
+    assert_eq!(differing(&line("ij", 0), &line("j", 0), both("ext4", "xfs")), 1);
+    assert!(all.held_by_both("ext4", "vfat").is_err());
+}
+
+fn compare_trees(left: &Path, right: &Path, options: Options) -> Comparison {
+    let digests = [left, right].map(|root| {
+        let mut out = Vec::new();
+        digest(root, &HashSet::new(), &mut out).unwrap();
+        out
+    });
+    compare(&digests[0][..], &digests[1][..], options).unwrap()
+}
+
+/// Goes down so many directories from `root`, making them.
+fn deep(root: &Path, name: &str, depth: usize) -> rustix::fd::OwnedFd {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let mut at = openat(CWD, root, flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        mkdirat(&at, name, Mode::from_raw_mode(0o755)).unwrap();
+        at = openat(&at, name, flags, Mode::empty()).unwrap();
+    }
+    at
+}
+
+/// Deeper than descriptors, paths longer than PATH_MAX; a sibling at each end shows that the way back is found.
+#[test]
+fn deep_and_long_trees_are_read_to_the_end() {
+    use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = Rlimit {
+        current: Some(256),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    for (name, depth) in [("d".to_owned(), 5000), ("long".repeat(60), 60)] {
+        let place = tempfile::tempdir().unwrap();
+        let bottom = deep(place.path(), &name, depth);
+        fs::write(place.path().join("~last"), "x").unwrap();
+        let create = OFlags::CREATE | OFlags::WRONLY;
+        drop(openat(&bottom, "bottom", create, Mode::from_raw_mode(0o600)).unwrap());
+        let read = || {
+            let mut out = Vec::new();
+            let (entries, _) = digest(place.path(), &HashSet::new(), &mut out).unwrap();
+            (entries, out)
+        };
+        let (entries, with) = read();
+        assert_eq!(entries, depth as u64 + 3);
+        unlinkat(&bottom, "bottom", AtFlags::empty()).unwrap();
+        let (_, without) = read();
+        let result = compare(&with[..], &without[..], Options::default()).unwrap();
+        let fields: Vec<&str> = result
+            .differences
+            .iter()
+            .map(|difference| difference.field)
+            .collect();
+        assert_eq!(
+            fields,
+            ["mtime", "entry"],
+            "of the lowest directory, and the file in it"
+        );
+        remove(place.path(), &name, depth);
+    }
+}
+
+/// What std removes by recursion or by descriptors for each level: one level at a time from the top.
+fn remove(root: &Path, name: &str, depth: usize) {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let root = openat(CWD, root, flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        let top = openat(&root, name, flags, Mode::empty()).unwrap();
+        match renameat(&top, name, &root, "next") {
+            Ok(()) => {}
+            Err(rustix::io::Errno::NOENT) => return unlinkat(&root, name, AtFlags::REMOVEDIR).unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+        unlinkat(&root, name, AtFlags::REMOVEDIR).unwrap();
+        renameat(&root, "next", &root, name).unwrap();
+    }
+}
+
+#[test]
+fn large_directories_are_read() {
+    let place = tempfile::tempdir().unwrap();
+    for index in 0..100_000 {
+        fs::File::create_new(place.path().join(format!("f{index}"))).unwrap();
+    }
+    let counts = digest(place.path(), &HashSet::new(), &mut std::io::sink()).unwrap();
+    assert_eq!(counts, (100_001, 0));
+}
+
+#[test]
+fn large_holes_are_read() {
+    use std::os::unix::fs::FileExt;
+    let place = tempfile::tempdir().unwrap();
+    let sparse = fs::File::create(place.path().join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 1 << 40).unwrap();
+    let read = || {
+        let mut out = Vec::new();
+        let counts = digest(place.path(), &HashSet::new(), &mut out).unwrap();
+        assert_eq!(counts, (2, (1 << 40) + 3));
+        out
+    };
+    let before = read();
+    sparse.write_all_at(b"END", 1 << 40).unwrap();
+    let result = compare(&before[..], &read()[..], Options::default()).unwrap();
+    assert!(
+        result
+            .differences
+            .iter()
+            .any(|difference| difference.field == "content")
+    );
+}

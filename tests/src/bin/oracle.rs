@@ -41,6 +41,9 @@ enum Command {
         /// Compare allocated ranges too
         #[arg(long)]
         holes: bool,
+        /// The trees lie on these two file systems: compare only the file flags and project ids that both hold
+        #[arg(long, value_name = "FS", num_args = 2)]
+        held_by: Vec<String>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -78,12 +81,16 @@ fn run(command: Command) -> Result<bool> {
             left,
             right,
             holes,
+            held_by,
             json,
         } => {
-            let options = oracle::Options {
+            let mut options = oracle::Options {
                 holes,
                 ..oracle::Options::default()
             };
+            if let [left, right] = held_by.as_slice() {
+                options = options.held_by_both(left, right)?;
+            }
             let result = oracle::compare(open(&left)?, open(&right)?, options)?;
             if json {
                 println!("{}", serde_json::to_string(&result).context("encode result")?);

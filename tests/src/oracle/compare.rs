@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::entry::Entry;
+use super::flags::{Held, held_by};
 
 /// What to compare beyond the promises.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +16,39 @@ pub struct Options {
     pub holes: bool,
     /// Differences kept; the rest is only counted.
     pub differences_max: usize,
+    /// What the left tree's file system holds, where the two lie on different ones.
+    pub held: Option<Held>,
+    /// What the right tree's holds.
+    pub held_too: Option<Held>,
+}
+
+impl Options {
+    /// The trees lie on different file systems: of flags and project ids, only what both hold is compared.
+    ///
+    /// # Errors
+    /// A file system of which that is not known.
+    pub fn held_by_both(self, left: &str, right: &str) -> Result<Self> {
+        Ok(Self {
+            held: Some(held_by(left)?),
+            held_too: Some(held_by(right)?),
+            ..self
+        })
+    }
+
+    fn flags(&self, flags: &str) -> String {
+        let holds = |held: &Option<Held>, letter| held.is_none_or(|held| held.flags.contains(letter));
+        flags
+            .chars()
+            .filter(|&letter| holds(&self.held, letter) && holds(&self.held_too, letter))
+            .collect()
+    }
+
+    fn project(&self) -> bool {
+        [self.held, self.held_too]
+            .into_iter()
+            .flatten()
+            .all(|held| held.project)
+    }
 }
 
 impl Default for Options {
@@ -22,6 +56,8 @@ impl Default for Options {
         Self {
             holes: false,
             differences_max: 20,
+            held: None,
+            held_too: None,
         }
     }
 }
@@ -126,6 +162,8 @@ fn fields(left: &Entry, right: &Entry, options: Options, mut add: impl FnMut(Dif
         mtime,
         xattrs,
         acls,
+        flags,
+        project,
         content,
         data,
     } = left;
@@ -194,6 +232,14 @@ fn fields(left: &Entry, right: &Entry, options: Options, mut add: impl FnMut(Dif
         *acls == right.acls,
         format!("{acls:?}"),
         format!("{:?}", right.acls),
+    );
+    let (flags, other_flags) = (options.flags(flags), options.flags(&right.flags));
+    check("file flags", flags == other_flags, flags, other_flags);
+    check(
+        "project id",
+        *project == right.project || !options.project(),
+        project.to_string(),
+        right.project.to_string(),
     );
     check(
         "content",

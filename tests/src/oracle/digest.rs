@@ -1,5 +1,5 @@
-//! Walks a tree and writes its digest. Memory: one entry, the open directories from the root down, and one path for each
-//! inode with several names.
+//! Walks a tree and writes its digest. Memory: one entry, the names of the directories from the root down, and one path for each
+//! inode with several names. A bounded number of them is open, however deep the tree.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -11,10 +11,12 @@ use anyhow::{Context, Result};
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, SeekFrom};
 
 use super::entry::{Entry, Kind, escape};
-use super::xattrs;
+use super::{flags, xattrs};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Directories kept open.
+const DIRECTORIES_OPEN_MAX: usize = 64;
 /// Ranges kept of one file's allocation map.
 const RANGES_MAX: usize = 4096;
 
@@ -42,54 +44,107 @@ pub fn digest(root: &Path, excluded: &HashSet<Vec<u8>>, out: &mut dyn Write) -> 
     };
     let handle = fs::openat(&fd, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open root")?;
     walk.entry(&handle, c".", b".", &fd)?;
-    let mut stack = vec![Level::open(fd, Vec::new(), excluded)?];
-    while let Some(level) = stack.last_mut() {
-        let Some(name) = level.names.pop() else {
-            stack.pop();
-            continue;
-        };
-        let mut path = level.path.clone();
+    let mut levels = Levels::default();
+    levels.push(fd, 0, excluded)?;
+    let mut path = Vec::new();
+    while let Some(name) = levels.next(&mut path)? {
+        let parent = levels.top()?;
         if !path.is_empty() {
             path.push(b'/');
         }
         path.extend_from_slice(name.to_bytes());
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = fs::openat(&level.fd, &name, flags, Mode::empty())
+        let handle = fs::openat(parent, &name, flags, Mode::empty())
             .with_context(|| format!("open {}", escape(&path)))?;
-        let kind = walk
-            .entry(&handle, &name, &path, &level.fd)
+        let directory = walk
+            .entry(&handle, &name, &path, parent)
             .with_context(|| format!("digest {}", escape(&path)))?;
-        if kind == Some(Kind::Directory) {
-            let flags =
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
-            let fd = fs::openat(&level.fd, &name, flags, Mode::empty()).context("open directory")?;
-            let next = Level::open(fd, path, &HashSet::new())?;
-            stack.push(next);
+        if let Some(directory) = directory {
+            levels
+                .push(directory, path.len(), &HashSet::new())
+                .with_context(|| format!("read directory {}", escape(&path)))?;
         }
     }
     Ok((walk.entries, walk.bytes))
 }
 
-/// A directory being walked: its names still to do, in reverse order.
+/// A directory being walked.
 struct Level {
-    fd: OwnedFd,
-    path: Vec<u8>,
+    /// Closed while the walk is far below it.
+    fd: Option<OwnedFd>,
+    /// Device and inode, by which it is known again.
+    id: (u64, u64),
+    /// Bytes of its path.
+    path_bytes: usize,
+    /// Names still to do, in reverse order.
     names: Vec<CString>,
 }
 
-impl Level {
-    fn open(fd: OwnedFd, path: Vec<u8>, excluded: &HashSet<Vec<u8>>) -> Result<Self> {
+/// The directories from the root down: any number of them, few of them open.
+#[derive(Default)]
+struct Levels(Vec<Level>);
+
+impl Levels {
+    fn push(&mut self, fd: OwnedFd, path_bytes: usize, excluded: &HashSet<Vec<u8>>) -> Result<()> {
         let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&fd).context("read directory")? {
-            let entry = entry.with_context(|| format!("read directory {}", escape(&path)))?;
+        for entry in fs::Dir::read_from(&fd).context("list")? {
+            let entry = entry.context("list")?;
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..") && !excluded.contains(name.to_bytes()) {
                 names.push(name.to_owned());
             }
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Self { fd, path, names })
+        let id = id(&fd)?;
+        self.0.push(Level {
+            fd: Some(fd),
+            id,
+            path_bytes,
+            names,
+        });
+        if let Some(far) = self.0.len().checked_sub(DIRECTORIES_OPEN_MAX + 1) {
+            self.0[far].fd = None;
+        }
+        Ok(())
     }
+
+    /// The next name, and in `path` the directory that it is in.
+    fn next(&mut self, path: &mut Vec<u8>) -> Result<Option<CString>> {
+        while let Some(level) = self.0.last_mut() {
+            path.truncate(level.path_bytes);
+            if let Some(name) = level.names.pop() {
+                return Ok(Some(name));
+            }
+            let done = self.0.pop().and_then(|level| level.fd);
+            if let (Some(above), Some(done)) = (self.0.last_mut(), done)
+                && above.fd.is_none()
+            {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOATIME | OFlags::CLOEXEC;
+                let fd = fs::openat(&done, c"..", flags, Mode::empty())
+                    .context("go back to the directory above")?;
+                anyhow::ensure!(
+                    id(&fd)? == above.id,
+                    "the tree changes while it is read: {} was moved",
+                    escape(path)
+                );
+                above.fd = Some(fd);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The directory of the last name.
+    fn top(&self) -> Result<&OwnedFd> {
+        self.0
+            .last()
+            .and_then(|level| level.fd.as_ref())
+            .context("no directory is open")
+    }
+}
+
+fn id(fd: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = fs::fstat(fd).context("stat")?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 struct Walk<'a> {
@@ -102,14 +157,14 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Writes the entry behind `handle`; `None` where another mount begins.
+    /// Writes the entry behind `handle`, unless another mount begins there. Gives a directory to go into.
     fn entry(
         &mut self,
         handle: &OwnedFd,
         name: &CStr,
         path: &[u8],
         parent: &OwnedFd,
-    ) -> Result<Option<Kind>> {
+    ) -> Result<Option<OwnedFd>> {
         let stat = fs::statat(handle, c"", AtFlags::EMPTY_PATH).context("stat")?;
         if stat.st_dev != self.device {
             return Ok(None);
@@ -125,7 +180,7 @@ impl Walk<'_> {
             FileType::Unknown => anyhow::bail!("unknown file type {:o}", stat.st_mode),
         };
         let path = escape(path);
-        let (xattrs, acls) = xattrs::read(handle, kind == Kind::Symlink)?;
+        let (xattrs, acls) = xattrs::read(handle)?;
         let mut entry = Entry {
             path: path.clone(),
             kind,
@@ -143,12 +198,15 @@ impl Walk<'_> {
             ),
             xattrs,
             acls,
+            flags: String::new(),
+            project: 0,
             content: None,
             data: Vec::new(),
         };
         if kind != Kind::Directory && stat.st_nlink > 1 {
             entry.link_group = Some(self.first_path.entry(stat.st_ino).or_insert(path).clone());
         }
+        let mut directory = None;
         match kind {
             Kind::Symlink => {
                 let target = fs::readlinkat(handle, c"", Vec::new()).context("read link")?;
@@ -157,18 +215,26 @@ impl Walk<'_> {
             Kind::File => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
                 let file = fs::openat(parent, name, flags, Mode::empty()).context("open file")?;
+                (entry.flags, entry.project) = (flags::flags(&file)?, flags::project(&file)?);
                 let size = u64::try_from(stat.st_size).context("size")?;
                 entry.size = Some(size);
                 entry.data = data_ranges(&file, size)?;
                 entry.content = Some(self.content(&file)?);
                 self.bytes += size;
             }
+            Kind::Directory => {
+                let flags =
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
+                let fd = fs::openat(parent, name, flags, Mode::empty()).context("open directory")?;
+                (entry.flags, entry.project) = (flags::flags(&fd)?, flags::project(&fd)?);
+                directory = Some(fd);
+            }
             _ => {}
         }
         serde_json::to_writer(&mut *self.out, &entry).context("write digest")?;
         self.out.write_all(b"\n").context("write digest")?;
         self.entries += 1;
-        Ok(Some(kind))
+        Ok(directory)
     }
 
     /// Hash of a file's size and data; a hole counts as zeros without being read, so that a hole of 1 TiB costs nothing.

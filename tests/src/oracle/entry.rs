@@ -57,12 +57,23 @@ pub struct Entry {
     /// ACLs as text, access and default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub acls: BTreeMap<String, String>,
+    /// File flags that a user sets, by chattr's letters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flags: String,
+    /// Project id of a file or directory; 0 is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub project: u32,
     /// BLAKE3 of the content, holes read as zeros.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
     /// Allocated ranges (offset, bytes); compared only when asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<(u64, u64)>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Escapes raw bytes without loss: printable ASCII stays, backslash is doubled, all else is `\xHH`.

@@ -3,8 +3,10 @@
 mod compare;
 mod digest;
 mod entry;
+mod flags;
 mod xattrs;
 
 pub use compare::{Comparison, Difference, Options, compare};
 pub use digest::digest;
 pub use entry::{Entry, Kind};
+pub use flags::Held;

@@ -11,18 +11,11 @@ use super::entry::escape;
 /// Values longer than this (bytes) stand in the digest as length and hash.
 const VALUE_SHOWN_BYTES_MAX: usize = 64;
 
-/// Reads the extended attributes of the entry behind an O_PATH descriptor: (plain ones, ACLs).
-pub(super) fn read(
-    fd: impl AsFd,
-    is_symlink: bool,
-) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>)> {
+/// Reads the extended attributes of the entry behind an O_PATH descriptor, which may be a symbolic link: (plain ones, ACLs).
+pub(super) fn read(fd: impl AsFd) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>)> {
     let mut plain = BTreeMap::new();
     let mut acls = BTreeMap::new();
-    if is_symlink {
-        // /proc/self/fd follows to the link's own inode only for O_PATH|O_NOFOLLOW descriptors opened on links, and the
-        // xattr calls then refuse it; links can carry trusted and security attributes only, which l*xattr by name reads.
-        return Ok((plain, acls));
-    }
+    // The path leads to the very inode behind the descriptor; a symbolic link there is not followed further.
     let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()));
     let names = match xattr::list_deref(&path) {
         Ok(names) => names,

@@ -487,10 +487,16 @@ impl<'a> Stage<'a> {
             .find(|(_, to)| to.ends_with("/oracle"))
             .context("no oracle")?
             .0;
-        let out = Command::new(oracle)
+        let mut command = Command::new(oracle);
+        command
             .arg("compare")
             .arg(self.dir.join("record/results/digests").join(live_point(name)))
-            .arg(restored)
+            .arg(restored);
+        if let Some(to_fs) = self.trip.to_fs {
+            // What only one of the two file systems holds cannot come back.
+            command.args(["--held-by", &self.trip.fs.to_string(), &to_fs.to_string()]);
+        }
+        let out = command
             .stdin(Stdio::null())
             .output()
             .context("start oracle compare")?;
