@@ -235,7 +235,7 @@ fn flags_and_attributes_of_links_are_compared() {
         );
     }
     expect_field("file flags", |root| {
-        set_flags(&root.join("d"), flags_of(&root.join("d")) | 0x80)
+        set_flags(&root.join("d"), flags_of(&root.join("d")) | 0x80);
     });
     expect_field("xattrs", |root| {
         xattr::set(root.join("symlink"), "trusted.of_the_link", b"x").unwrap();
