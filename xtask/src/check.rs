@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::setup::{self, say};
-use crate::{Outcome, build, check_scenarios, deploy_trial, soak, tidy, toolchain};
+use crate::vm::kernel::KernelLine;
+use crate::vm::roundtrip::FileSystem;
+use crate::{Outcome, build, check_scenarios, deploy_trial, matrix, soak, tidy, toolchain};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -20,14 +22,30 @@ pub(crate) struct TestArgs {
     /// Leave out everything that needs a virtual machine
     #[arg(long)]
     quick: bool,
-    /// Every kernel with every file system (not there yet)
-    #[arg(long)]
+    /// Every operation on every kernel with every file system instead; writes tests/MATRIX.md
+    #[arg(long, group = "long-run")]
     matrix: bool,
+    /// With --matrix: only this operation
+    #[arg(long, value_name = "OP", requires = "matrix")]
+    only: Vec<String>,
     /// Long random runs instead: many seeds of the generator, results in tests/soak.log
-    #[arg(long)]
+    #[arg(long, group = "long-run")]
     soak: bool,
     #[command(flatten)]
     soak_args: soak::SoakArgs,
+    #[command(flatten)]
+    cells: Cells,
+}
+
+/// Which machines a long run is for.
+#[derive(Args)]
+pub(crate) struct Cells {
+    /// With --matrix or --soak: only these kernels
+    #[arg(long, value_enum, requires = "long-run")]
+    pub(crate) kernel: Vec<KernelLine>,
+    /// With --matrix or --soak: only these file systems
+    #[arg(long, value_enum, requires = "long-run")]
+    pub(crate) fs: Vec<FileSystem>,
 }
 
 /// How many checks ended in which way.
@@ -78,14 +96,16 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     let TestArgs {
         quick,
         matrix,
+        only,
         soak,
         soak_args,
+        cells,
     } = args;
     if matrix {
-        return Ok(setup::not_there_yet("test --matrix", "the test matrix"));
+        return matrix::run(&cells, &only);
     }
     if soak {
-        return soak::run(soak_args);
+        return soak::run(soak_args, &cells);
     }
     let mut tally = Tally::default();
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));

@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod deploy;
 mod deploy_trial;
+mod matrix;
 mod setup;
 mod soak;
 mod tidy;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::boot::{Boot, Cell, Job, Size, Verdict};
+use crate::check::Cells;
 use crate::vm::kernel::KernelLine;
 use crate::vm::roundtrip::FileSystem;
 use crate::{Outcome, setup};
@@ -35,12 +36,6 @@ pub(crate) struct SoakArgs {
     /// The first of them
     #[arg(long, default_value_t = 1, requires = "soak")]
     first_seed: u64,
-    /// Only these kernels
-    #[arg(long, value_enum, requires = "soak")]
-    kernel: Vec<KernelLine>,
-    /// Only these file systems
-    #[arg(long, value_enum, requires = "soak")]
-    fs: Vec<FileSystem>,
     #[command(flatten)]
     size: Size,
     /// Cut a run that differs down to few operations
@@ -83,17 +78,15 @@ pub(crate) struct RandomArgs {
 }
 
 /// Runs `cargo xtask test --soak`.
-pub(crate) fn run(args: SoakArgs) -> Outcome {
+pub(crate) fn run(args: SoakArgs, only: &Cells) -> Outcome {
     let SoakArgs {
         seeds,
         first_seed,
-        kernel,
-        fs,
         size,
         shrink,
         boots,
     } = args;
-    let cells = cells(&kernel, &fs);
+    let cells = cells(&only.kernel, &only.fs);
     let (mut same, mut bad) = (0, 0);
     for (number, cell) in (0..).zip(&cells) {
         let own: Vec<u64> = (first_seed..first_seed.saturating_add(seeds))

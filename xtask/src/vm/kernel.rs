@@ -17,7 +17,7 @@ use super::cpio::Archive;
 use crate::{debian, setup};
 
 /// Raised when what lies in the cache changes its form.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
 
 /// Modules that the guest needs before it has a root: disks, ports, the root's file system.
 const MODULES_AT_START: &[&str] = &[
@@ -53,6 +53,8 @@ const MODULES_ON_REQUEST: &[&str] = &[
     "9p",
     "9pnet_virtio",
     "nfs",
+    "nfsv3",
+    "nfsv4",
     "nfsd",
     "loop",
     "brd",

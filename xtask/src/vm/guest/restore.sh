@@ -18,6 +18,11 @@ phase verify
 "$replayer" verify --medium /medium > /results/verify.out 2>> /results/replayer.log || { code=$?
     tail -n 20 /results/verify.out /results/replayer.log >&2
     fail "replayer verify ended with $code"; }
+phase rows
+# Names, snapshots and holes, without content: the matrix asks who was repaired.
+"$replayer" dump --medium /medium --json-lines 2>> /results/replayer.log |
+    grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole)"' > /results/journal.jsonl
+[ "${PIPESTATUS[*]}" = "0 0" ] || fail "cannot list the journal's rows"
 
 failures=0
 for point in "$@"; do
