@@ -224,7 +224,8 @@ impl Table {
         for operation in operations.iter().chain([&whole]) {
             for column in &columns {
                 if let Some(mark) = self.get(&operation.name, column)
-                    && matches!(mark.verdict, Verdict::Failed | Verdict::Unsupported)
+                    && (matches!(mark.verdict, Verdict::Failed | Verdict::Unsupported)
+                        || operation.name == WHOLE_TREE && mark.verdict == Verdict::Converges)
                 {
                     let detail = mark.detail.replace(['\n', '\r'], " ");
                     page.push_str(&format!(
