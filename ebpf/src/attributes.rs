@@ -5,12 +5,12 @@
 
 use core::ffi::c_void;
 
-use abi::{AttrBody, EventKind, Head, XattrBody, event_flags, lost_flags};
+use abi::{AttrBody, EventKind, Head, XattrBody, lost_flags};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
-use crate::emit::{NONE, fill_head};
+use crate::emit::{NONE, Record, emit};
 use crate::kernel::{Reader, dentry_inode, inode_ref, offset, recorded};
-use crate::maps::{EVENTS, Note, count, excluded, lose, next_seq, note, put_note, take_note};
+use crate::maps::{Note, begin_note, excluded, lose, note, take_note};
 
 /// `ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME | ATTR_CTIME`.
 const ATTR_ALL: u64 = 0x7f;
@@ -25,12 +25,18 @@ struct AttrRecord {
     body: AttrBody,
 }
 
+// SAFETY: it begins with its head.
+unsafe impl Record for AttrRecord {}
+
 #[repr(C)]
 struct XattrRecord<const N: usize> {
     head: Head,
     body: XattrBody,
     value: [u8; N],
 }
+
+// SAFETY: it begins with its head.
+unsafe impl<const N: usize> Record for XattrRecord<N> {}
 
 #[inline(always)]
 fn lose_attributes(seq: u64, kind: EventKind, inode: u64, bytes: usize) {
@@ -57,23 +63,13 @@ pub(crate) fn emit_bare(kind: EventKind, flags: u16, inode: u64) {
     if is_excluded(inode) {
         return;
     }
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<Head>(0) else {
-        lose_attributes(seq, kind, inode, core::mem::size_of::<Head>());
-        return;
-    };
-    let mut reader = Reader::new();
-    fill_head(
-        entry.as_mut_ptr(),
+    let bytes = core::mem::size_of::<Head>();
+    emit::<Head>(
         kind,
-        flags,
-        seq,
-        core::mem::size_of::<Head>() as u32,
         inode,
-        &mut reader,
+        |seq| lose_attributes(seq, kind, inode, bytes),
+        |_, _| (bytes as u32, flags),
     );
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
 }
 
 /// States mode, owner and times, which hold under the lock, and of size and access time what `valid` names.
@@ -82,32 +78,22 @@ fn emit_attributes(inode: u64, valid: u64) {
     if is_excluded(inode) {
         return;
     }
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<AttrRecord>(0) else {
-        lose_attributes(seq, EventKind::SetAttr, inode, core::mem::size_of::<AttrRecord>());
-        return;
-    };
-    let record = entry.as_mut_ptr();
-    let mut reader = Reader::new();
-    // SAFETY: a reserved record.
-    unsafe {
-        (*record).body = AttrBody {
-            valid: valid as u32,
-            pad: 0,
-        };
-        let size = core::mem::size_of::<AttrRecord>() as u32;
-        fill_head(
-            &raw mut (*record).head,
-            EventKind::SetAttr,
-            0,
-            seq,
-            size,
-            inode,
-            &mut reader,
-        );
-    }
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
+    let bytes = core::mem::size_of::<AttrRecord>();
+    emit::<AttrRecord>(
+        EventKind::SetAttr,
+        inode,
+        |seq| lose_attributes(seq, EventKind::SetAttr, inode, bytes),
+        |record, _| {
+            // SAFETY: a reserved record.
+            unsafe {
+                (*record).body = AttrBody {
+                    valid: valid as u32,
+                    pad: 0,
+                };
+            }
+            (bytes as u32, 0)
+        },
+    );
 }
 
 #[inline(always)]
@@ -157,45 +143,32 @@ fn copy_name(name: Name, to: *mut [u8; 256]) -> u32 {
 
 #[inline(always)]
 fn emit_xattr<const N: usize>(kind: EventKind, inode: u64, name: Name, value: u64, length: u32) {
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<XattrRecord<N>>(0) else {
-        lose_attributes(seq, kind, inode, core::mem::size_of::<XattrRecord<N>>());
-        return;
-    };
-    let record = entry.as_mut_ptr();
-    let mut reader = Reader::new();
-    // SAFETY: a reserved record; lengths are masked for the verifier.
-    unsafe {
-        let body = &raw mut (*record).body;
-        let name_len = copy_name(name, &raw mut (*body).name);
-        (*body).name_len = name_len;
-        let to = (&raw mut (*record).value).cast::<c_void>();
-        let failed = if length as usize >= N {
-            (*body).value_len = N as u32;
-            bpf_probe_read_kernel(to, N as u32, value as *const c_void)
-        } else {
-            let part = length & (N as u32 - 1);
-            (*body).value_len = part;
-            bpf_probe_read_kernel(to, part, value as *const c_void)
-        };
-        let flags = if name_len == 0 || (failed != 0 && length != 0) {
-            event_flags::READ_FAILED
-        } else {
-            0
-        };
-        let size = (core::mem::size_of::<XattrRecord<N>>() - N) as u32 + (*body).value_len;
-        fill_head(
-            &raw mut (*record).head,
-            kind,
-            flags,
-            seq,
-            size,
-            inode,
-            &mut reader,
-        );
-    }
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
+    let bytes = core::mem::size_of::<XattrRecord<N>>();
+    emit::<XattrRecord<N>>(
+        kind,
+        inode,
+        |seq| lose_attributes(seq, kind, inode, bytes),
+        |record, reader| {
+            // SAFETY: a reserved record; lengths are masked for the verifier.
+            let (name_len, value_len, failed) = unsafe {
+                let body = &raw mut (*record).body;
+                let name_len = copy_name(name, &raw mut (*body).name);
+                let to = (&raw mut (*record).value).cast::<c_void>();
+                let from = value as *const c_void;
+                let (part, failed) = if length as usize >= N {
+                    (N as u32, bpf_probe_read_kernel(to, N as u32, from))
+                } else {
+                    let part = length & (N as u32 - 1);
+                    (part, bpf_probe_read_kernel(to, part, from))
+                };
+                (*body).name_len = name_len;
+                (*body).value_len = part;
+                (name_len, part, failed)
+            };
+            reader.saw(i64::from(name_len == 0 || (failed != 0 && length != 0)));
+            ((bytes - N) as u32 + value_len, 0)
+        },
+    );
 }
 
 /// Whether the attribute is an ACL: those are told where they are stored.
@@ -235,7 +208,7 @@ pub(crate) fn drop_xattr_enter(dentry: u64, name: u64) {
     if !recorded(inode) || Reader::new().get::<[u8; 16]>(name) != *b"security.capabil" {
         return;
     }
-    put_note(
+    begin_note(
         note::CAPABILITY,
         &Note {
             inode,
@@ -301,7 +274,7 @@ pub(crate) fn emit_inherited_acls(inode: u64) {
 #[inline(always)]
 pub(crate) fn acl_enter(inode: u64) {
     if recorded(inode) {
-        put_note(
+        begin_note(
             note::ACL,
             &Note {
                 inode,

@@ -4,7 +4,7 @@ use abi::{ABSENT, EventKind, event_flags};
 
 use crate::attributes::emit_bare;
 use crate::kernel::{Reader, config, dentry_inode, file_inode, offset, recorded, vfs_inode};
-use crate::maps::{Note, note, put_note, take_note};
+use crate::maps::{Note, begin_note, note, take_note};
 
 const WANT_BOTH: u16 = event_flags::WANT_CONTENT | event_flags::WANT_ATTRS;
 
@@ -21,7 +21,7 @@ fn begin(inode: u64, other: u64, flags: u16) {
     let other = if recorded(other) { other } else { 0 };
     let inode = if recorded(inode) { inode } else { other };
     if inode != 0 {
-        put_note(
+        begin_note(
             note::CHANGE,
             &Note {
                 inode,

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 
+use crate::complain::{Complaint, complain};
 use crate::kernel::{Reader, inode_state};
 use crate::maps::{EVENTS, count, excluded, lose, next_seq};
 
@@ -42,31 +43,51 @@ fn fill_actor(actor: *mut Actor) {
     }
 }
 
-/// Fills a head in the ring; the sequence number is taken here unless one is given.
+/// A record of the ring.
+///
+/// # Safety
+/// It begins with a [`Head`], in C's layout.
+pub(crate) unsafe trait Record {}
+
+// SAFETY: it is one.
+unsafe impl Record for Head {}
+
+/// Puts a record into the ring and returns its sequence number. `fill` writes what follows the head and says how many bytes of the
+/// record are meaningful, and its flags. `lost` writes down what found no place, by its number.
 #[inline(always)]
-pub(crate) fn fill_head(
-    head: *mut Head,
+pub(crate) fn emit<R: Record + 'static>(
     kind: EventKind,
-    flags: u16,
-    seq: u64,
-    size: u32,
     inode: u64,
-    reader: &mut Reader,
-) {
-    // SAFETY: the caller gives a reserved record.
+    lost: impl FnOnce(u64),
+    fill: impl FnOnce(*mut R, &mut Reader) -> (u32, u16),
+) -> u64 {
+    let seq = next_seq();
+    let Some(mut entry) = EVENTS.reserve::<R>(0) else {
+        lost(seq);
+        return seq;
+    };
+    let record = entry.as_mut_ptr();
+    let mut reader = Reader::new();
+    let (size, flags) = fill(record, &mut reader);
+    let head = record.cast::<Head>();
+    // SAFETY: a reserved record, which begins with a head.
     unsafe {
         (*head).size = size;
         (*head).kind = kind as u16;
         (*head).seq = seq;
         (*head).time_ns = bpf_ktime_get_boot_ns();
         fill_actor(&raw mut (*head).actor);
-        (*head).state = inode_state(reader, inode);
+        (*head).state = inode_state(&mut reader, inode);
         (*head).flags = if reader.failed() {
+            complain(Complaint::ReadFailed, kind as u64, (*head).state.inode.ino);
             flags | event_flags::READ_FAILED
         } else {
             flags
         };
     }
+    entry.submit(0);
+    count(abi::Counter::Submitted, 1);
+    seq
 }
 
 /// The run that a processor is emitting. Not on the stack, which is 512 bytes deep for all callers together. A probe is neither
@@ -137,6 +158,7 @@ fn put_chunk<const N: usize>(run: &Run, length: u64) {
         (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
         let trouble = if failed != 0 {
             count(abi::Counter::ReadFailed, 1);
+            complain(Complaint::ReadFailed, u64::from(run.kind), run.state.inode.ino);
             event_flags::READ_FAILED
         } else {
             0

@@ -13,6 +13,7 @@
 
 mod attributes;
 mod changes;
+mod complain;
 mod data;
 mod emit;
 mod kernel;

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf};
 
+use crate::complain::{Complaint, complain};
 use crate::kernel::config;
 
 #[map]
@@ -46,6 +47,13 @@ pub(crate) struct Note {
     pub(crate) c: u64,
     pub(crate) d: u64,
     pub(crate) seq: u64,
+}
+
+/// Maps by number, for complaints.
+mod map_id {
+    pub(super) const EXCLUDED: u64 = 1;
+    pub(super) const MAPPED: u64 = 2;
+    pub(super) const NOTES: u64 = 3;
 }
 
 /// Kinds of notes.
@@ -133,6 +141,7 @@ pub(crate) fn excluded(ino: u64) -> bool {
 pub(crate) fn exclude(ino: u64) {
     if EXCLUDED.insert(ino, 1, 0).is_err() {
         count(Counter::MapFull, 1);
+        complain(Complaint::MapFull, map_id::EXCLUDED, ino);
     }
 }
 
@@ -152,6 +161,7 @@ pub(crate) fn mark_mapped(inode: &InodeRef) -> bool {
         return true;
     }
     count(Counter::MapFull, 1);
+    complain(Complaint::MapFull, map_id::MAPPED, inode.ino);
     false
 }
 
@@ -172,9 +182,21 @@ fn note_key(kind: u64) -> NoteKey {
 /// Notes what this task begins.
 #[inline(always)]
 pub(crate) fn put_note(kind: u64, note: &Note) {
-    if NOTES.insert(note_key(kind), note, 0).is_err() {
+    let key = note_key(kind);
+    if NOTES.insert(key, note, 0).is_err() {
         count(Counter::MapFull, 1);
+        complain(Complaint::MapFull, map_id::NOTES, key.task);
     }
+}
+
+/// Notes what this task begins and will tell the end of: an older note of the kind means that its end was missed.
+#[inline(always)]
+pub(crate) fn begin_note(kind: u64, note: &Note) {
+    if let Some(older) = note_of(kind) {
+        count(Counter::ExitMissed, 1);
+        complain(Complaint::ExitMissed, kind, older.inode);
+    }
+    put_note(kind, note);
 }
 
 /// What this task is in the middle of, if it is of this kind.

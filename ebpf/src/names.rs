@@ -6,12 +6,9 @@ use abi::{EventKind, Head, InodeRef, NAME_BYTES_MAX, NameBlock, event_flags, los
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
 use crate::attributes::{emit_bare, emit_inherited_acls};
-use crate::emit::{NONE, fill_head};
+use crate::emit::{NONE, Record, emit};
 use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inherits, inode_ref, offset, recorded};
-use crate::maps::{
-    EVENTS, Note, count, drop_note, exclude, excluded, forget, lose, next_seq, note, note_of, put_note,
-    take_note,
-};
+use crate::maps::{Note, drop_note, exclude, excluded, forget, lose, note, note_of, put_note, take_note};
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
@@ -28,12 +25,18 @@ struct NameRecord {
     names: NameBlock,
 }
 
+// SAFETY: it begins with its head.
+unsafe impl Record for NameRecord {}
+
 #[repr(C)]
 struct SymlinkRecord {
     head: Head,
     names: NameBlock,
     target: [u8; TARGET_BYTES],
 }
+
+// SAFETY: it begins with its head.
+unsafe impl Record for SymlinkRecord {}
 
 /// Copies a dentry's name and says how long it is.
 #[inline(always)]
@@ -129,66 +132,40 @@ fn lose_names(seq: u64, kind: EventKind, inode: u64, sides: &Sides) {
 /// Emits a namespace event without a link target.
 #[inline(always)]
 fn emit_names(kind: EventKind, flags: u16, inode: u64, sides: &Sides) {
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<NameRecord>(0) else {
-        lose_names(seq, kind, inode, sides);
-        return;
-    };
-    let record = entry.as_mut_ptr();
-    let mut reader = Reader::new();
-    // SAFETY: a reserved record.
-    unsafe {
-        fill_names(&raw mut (*record).names, sides, &mut reader);
-        let size = core::mem::size_of::<NameRecord>() as u32;
-        fill_head(
-            &raw mut (*record).head,
-            kind,
-            flags,
-            seq,
-            size,
-            inode,
-            &mut reader,
-        );
-    }
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
+    emit::<NameRecord>(
+        kind,
+        inode,
+        |seq| lose_names(seq, kind, inode, sides),
+        |record, reader| {
+            // SAFETY: a reserved record.
+            unsafe { fill_names(&raw mut (*record).names, sides, reader) };
+            (core::mem::size_of::<NameRecord>() as u32, flags)
+        },
+    );
 }
 
 /// Emits the creation of a symbolic link whose target stands at a kernel address.
 #[inline(always)]
-fn emit_symlink(inherited: u16, inode: u64, sides: &Sides, target: u64) {
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<SymlinkRecord>(0) else {
-        lose_names(seq, EventKind::Create, inode, sides);
-        return;
-    };
-    let record = entry.as_mut_ptr();
-    let mut reader = Reader::new();
-    // SAFETY: a reserved record.
-    unsafe {
-        fill_names(&raw mut (*record).names, sides, &mut reader);
-        let to = (&raw mut (*record).target).cast::<c_void>();
-        let copied = bpf_probe_read_kernel_str(to, TARGET_BYTES as u32, target as *const c_void);
-        let (length, flags) = if copied > 0 {
-            (copied as u32 - 1, inherited)
-        } else {
-            (0, event_flags::READ_FAILED)
-        };
-        let length = length & 0xfff;
-        (*record).names.target_len = length;
-        let size = core::mem::size_of::<NameRecord>() as u32 + length;
-        fill_head(
-            &raw mut (*record).head,
-            EventKind::Create,
-            flags,
-            seq,
-            size,
-            inode,
-            &mut reader,
-        );
-    }
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
+fn emit_symlink(flags: u16, inode: u64, sides: &Sides, target: u64) {
+    emit::<SymlinkRecord>(
+        EventKind::Create,
+        inode,
+        |seq| lose_names(seq, EventKind::Create, inode, sides),
+        |record, reader| {
+            // SAFETY: a reserved record.
+            let copied = unsafe {
+                fill_names(&raw mut (*record).names, sides, reader);
+                let to = (&raw mut (*record).target).cast::<c_void>();
+                bpf_probe_read_kernel_str(to, TARGET_BYTES as u32, target as *const c_void)
+            };
+            // With its NUL; an empty target cannot be.
+            let length = if copied > 1 { copied as u32 - 1 } else { 0 } & 0xfff;
+            reader.saw(i64::from(length == 0));
+            // SAFETY: as above.
+            unsafe { (*record).names.target_len = length };
+            (core::mem::size_of::<NameRecord>() as u32 + length, flags)
+        },
+    );
 }
 
 /// An inode gets a name that was negative: create, mkdir, mknod, symlink, link. The directory is locked.

@@ -2,11 +2,9 @@
 
 use abi::{EventKind, Head, InodeRef, RangeBody, event_flags, lost_flags};
 
-use crate::emit::{NONE, fill_head};
+use crate::emit::{NONE, Record, emit};
 use crate::kernel::{Reader, file_inode, inode_ref, offset, recorded};
-use crate::maps::{
-    EVENTS, Note, count, drop_note, excluded, lose, next_seq, note, note_of, put_note, take_note,
-};
+use crate::maps::{Note, begin_note, count, drop_note, excluded, lose, note, note_of, put_note, take_note};
 
 /// `REMAP_FILE_DEDUP`.
 const REMAP_DEDUP: u64 = 1;
@@ -17,55 +15,37 @@ struct RangeRecord {
     body: RangeBody,
 }
 
+// SAFETY: it begins with its head.
+unsafe impl Record for RangeRecord {}
+
 /// Emits an event about a range and returns its sequence number; 0 where the inode is excluded.
 #[inline(always)]
 pub(crate) fn emit_range(kind: EventKind, inode: u64, body: RangeBody) -> u64 {
     if excluded(Reader::new().get(inode + offset!(inode_ino))) {
         return 0;
     }
-    let seq = next_seq();
-    let Some(mut entry) = EVENTS.reserve::<RangeRecord>(0) else {
-        let subject = inode_ref(&mut Reader::new(), inode);
-        let bytes = core::mem::size_of::<RangeRecord>() as u64;
-        lose(
-            seq,
-            subject,
-            NONE,
-            NONE,
-            lost_flags::CONTENT | lost_flags::ATTRS,
-            kind as u32,
-            bytes,
-        );
-        return seq;
-    };
-    let record = entry.as_mut_ptr();
-    let mut reader = Reader::new();
-    // SAFETY: a reserved record.
-    unsafe {
-        (*record).body = body;
-        let size = core::mem::size_of::<RangeRecord>() as u32;
-        fill_head(&raw mut (*record).head, kind, 0, seq, size, inode, &mut reader);
-    }
-    entry.submit(0);
-    count(abi::Counter::Submitted, 1);
-    seq
-}
-
-/// Counts an earlier operation of this task whose end was not seen.
-#[inline(always)]
-fn unpaired() {
-    let is_open = |kind: u64| note_of(kind).is_some_and(|noted| noted.seq != 0);
-    if is_open(note::FALLOCATE) || is_open(note::REMAP) {
-        count(abi::Counter::Unpaired, 1);
-    }
+    let bytes = core::mem::size_of::<RangeRecord>();
+    emit::<RangeRecord>(
+        kind,
+        inode,
+        |seq| {
+            let subject = inode_ref(&mut Reader::new(), inode);
+            let flags = lost_flags::CONTENT | lost_flags::ATTRS;
+            lose(seq, subject, NONE, NONE, flags, kind as u32, bytes as u64);
+        },
+        |record, _| {
+            // SAFETY: a reserved record.
+            unsafe { (*record).body = body };
+            (bytes as u32, 0)
+        },
+    )
 }
 
 #[inline(always)]
 pub(crate) fn fallocate_enter(file: u64, mode: u64, start: u64, length: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
-        unpaired();
-        put_note(
+        begin_note(
             note::FALLOCATE,
             &Note {
                 inode,
@@ -132,8 +112,7 @@ fn end(kind: EventKind, noted: &Note, mode: u32, result: i64) {
 pub(crate) fn remap_enter(source: u64, source_offset: u64, target: u64, start: u64, length: u64, flags: u64) {
     let inode = file_inode(target);
     if flags & REMAP_DEDUP == 0 && recorded(inode) {
-        unpaired();
-        put_note(
+        begin_note(
             note::REMAP,
             &Note {
                 inode,

@@ -98,10 +98,16 @@ impl Doubt {
                 self.open.remove(&record.inode);
                 self.settle(record.inode, requests);
             }
-            // Nobody knows what was missed.
-            Op::Hole { inode: None, .. } => requests.push(Request::Everything {
-                closes: Some(record.seq),
-            }),
+            // Nobody knows what was missed: perhaps the end of what is thought to be under way. If it is under way indeed, its end
+            // will ask once more.
+            Op::Hole { inode: None, .. } => {
+                let under_way = self.ranges.drain().map(|(_, range)| range.inode);
+                self.met
+                    .extend(under_way.chain(self.direct.drain().map(|(inode, _)| inode)));
+                requests.push(Request::Everything {
+                    closes: Some(record.seq),
+                });
+            }
             _ => {}
         }
     }

@@ -23,14 +23,16 @@ pub enum Counter {
     ReadFailed = 3,
     /// Map insertions that failed (mark of a mapped inode, operation in flight).
     MapFull = 4,
-    /// Operations whose end found no beginning, or whose beginning never met its end.
+    /// Operations that succeeded past the hook under the lock: read anew, since their place in the order is not known.
     Unpaired = 5,
     /// Next slot of the array `LOST`, counting without end; the slot is this modulo [`LOST_SLOTS`].
     LostHead = 6,
     /// Write-backs of mapped folios.
     MapWriteBack = 7,
+    /// Operations whose end a return probe did not see.
+    ExitMissed = 8,
     /// Number of counters.
-    Count = 8,
+    Count = 9,
 }
 
 /// Slots of the array map `LOST` (mmap-able).

@@ -18,6 +18,7 @@ use aya::maps::{HashMap, Map, RingBuf};
 use aya::programs::KProbe;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 
 pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
@@ -53,7 +54,11 @@ pub(crate) struct Capture {
     sequence: Sequence,
     counters: Counters,
     lost: Lost,
+    messages: Messages,
 }
+
+/// What the programs have to say, as text.
+type Messages = EbpfLogger<&'static dyn log::Log>;
 
 impl Capture {
     /// Loads, attaches and pins everything that the volume's file system needs on this kernel.
@@ -81,6 +86,7 @@ impl Capture {
             .map_max_entries("EVENTS", options.ring_bytes)
             .load(OBJECT)
             .context("load the eBPF object")?;
+        let messages = EbpfLogger::init(&mut ebpf).context("open the programs' messages")?;
         if !options.excluded_inodes.is_empty() {
             let map = ebpf.map_mut("EXCLUDED").context("find map EXCLUDED")?;
             let mut excluded: HashMap<_, u64, u8> = HashMap::try_from(map).context("open map EXCLUDED")?;
@@ -109,7 +115,13 @@ impl Capture {
             sequence,
             counters,
             lost,
+            messages,
         })
+    }
+
+    /// Passes on what the programs have said.
+    pub(crate) fn pass_on_messages(&mut self) {
+        self.messages.flush();
     }
 
     /// The ring's reader; there is one.
@@ -331,4 +343,4 @@ fn config_bytes(config: &Config) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(config).cast::<u8>(), size_of::<Config>()) }
 }
 
-const _: () = assert!(Counter::Count as u32 == 8);
+const _: () = assert!(Counter::Count as u32 == 9);

@@ -57,8 +57,12 @@ impl Session {
     /// Looks whether the kernel skipped a program, or a program found no room for what it must remember: nothing names what was
     /// missed then, so it is journaled as a hole, and the whole volume is read again to close it.
     pub(super) fn check_misses(&self) -> Result<()> {
-        let misses = match &*self.parts() {
-            Some(parts) => parts.capture.misses() + parts.capture.counters().get(Counter::MapFull),
+        let misses = match &mut *self.parts() {
+            Some(parts) => {
+                parts.capture.pass_on_messages();
+                let counters = parts.capture.counters();
+                parts.capture.misses() + counters.get(Counter::MapFull) + counters.get(Counter::ExitMissed)
+            }
             None => return Ok(()),
         };
         let before = self.misses_seen.swap(misses, Ordering::Relaxed);
@@ -96,6 +100,8 @@ impl Session {
         let end = Instant::now() + SETTLE_TIMEOUT;
         loop {
             let before = handle.all_served();
+            // What was missed until now must be read again before, not at the next look.
+            self.check_misses()?;
             let (seq, _) = self.put_down(Op::Barrier)?;
             if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
                 tracing::warn!("{}: repairs are still under way", self.path.display());
