@@ -158,7 +158,8 @@ fn emit_xattr<const N: usize>(kind: EventKind, inode: u64, name: Name, value: u6
                 let (part, failed) = if length as usize >= N {
                     (N as u32, bpf_probe_read_kernel(to, N as u32, from))
                 } else {
-                    let part = length & (N as u32 - 1);
+                    // Read again and masked right before the call: 6.1 forgets the bounds of what was put on the stack in between.
+                    let part = core::ptr::read_volatile(&raw const length) & (N as u32 - 1);
                     (part, bpf_probe_read_kernel(to, part, from))
                 };
                 (*body).name_len = name_len;

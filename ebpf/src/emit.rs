@@ -104,6 +104,8 @@ struct Run {
     offset: u64,
     address: u64,
     left: u64,
+    /// Events whose bytes could not be read.
+    failed: u64,
     state: InodeState,
     actor: Actor,
 }
@@ -117,7 +119,7 @@ struct DataRecord<const N: usize> {
 
 /// Puts the first `length` bytes of the run, at most `N`, into a record of class `N`.
 #[inline(always)]
-fn put_chunk<const N: usize>(run: &Run, length: u64) {
+fn put_chunk<const N: usize>(run: &mut Run, length: u64) {
     let seq = next_seq();
     let Some(mut entry) = EVENTS.reserve::<DataRecord<N>>(0) else {
         lose(
@@ -158,7 +160,7 @@ fn put_chunk<const N: usize>(run: &Run, length: u64) {
         (*head).size = (core::mem::size_of::<DataRecord<N>>() - N) as u32 + part;
         let trouble = if failed != 0 {
             count(abi::Counter::ReadFailed, 1);
-            complain(Complaint::ReadFailed, u64::from(run.kind), run.state.inode.ino);
+            run.failed += 1;
             event_flags::READ_FAILED
         } else {
             0
@@ -240,6 +242,7 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
     run.offset = offset;
     run.address = address;
     run.left = length;
+    run.failed = 0;
     fill_actor(&raw mut run.actor);
     let mut context = 0u64;
     // SAFETY: callback and context have the signature that bpf_loop wants.
@@ -250,6 +253,10 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
             (&raw mut context).cast::<c_void>(),
             0,
         );
+    }
+    // Said only here, where the stack is less deep.
+    if run.failed != 0 {
+        complain(Complaint::ReadFailed, kind, run.state.inode.ino);
     }
     0
 }

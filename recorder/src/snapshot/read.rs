@@ -39,7 +39,13 @@ pub(crate) fn directory_batch(fd: BorrowedFd<'_>, cookie: u64) -> io::Result<Vec
         )
     };
     let Ok(filled) = usize::try_from(filled) else {
-        return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        // A directory that was removed while it is open has no entries any more.
+        return if error.kind() == io::ErrorKind::NotFound {
+            Ok(Vec::new())
+        } else {
+            Err(error)
+        };
     };
     let bytes: Vec<u8> = buffer
         .iter()
@@ -173,7 +179,22 @@ pub(crate) fn pass_inode_lock(fd: BorrowedFd<'_>, is_directory: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
+
+    #[test]
+    fn a_directory_that_was_removed_while_open_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(directory.path()).unwrap();
+        assert_eq!(
+            directory_batch(fd.as_fd(), 0).unwrap().len(),
+            2,
+            "itself and its parent"
+        );
+        drop(directory);
+        assert!(directory_batch(fd.as_fd(), 0).unwrap().is_empty());
+    }
 
     #[test]
     fn broken_directory_bytes_are_refused() {
