@@ -148,7 +148,9 @@ impl Session {
     /// and hears the same.
     pub(super) fn detach(&self) -> Result<Value> {
         let mut detached = self.detached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parts) = self.parts().take() {
+        // Taken in a statement of its own: the lock must not be held while the recording ends, which looks at it again.
+        let parts = self.parts().take();
+        if let Some(parts) = parts {
             let has_base = self.state.load(Ordering::Relaxed) != STATE_BASE;
             *detached = Some(match self.end(parts) {
                 Ok(()) => Detached::Well,
