@@ -52,8 +52,8 @@ pub(crate) struct OpsLine {
 pub(crate) fn run(cells: &Cells, only: &[String]) -> Outcome {
     let Cells { kernel, fs } = cells;
     build::build_all(Profile::Dev)?;
-    let ops = vm::stripped("ops")?;
-    let operations = table::operations(&setup::output(Command::new(&ops).arg("list"))?)?;
+    let list = setup::output(Command::new(vm::stripped("ops")?).arg("list"))?;
+    let operations = table::operations(&list)?;
     for name in only {
         ensure!(
             operations.iter().any(|op| op.name == *name),
@@ -70,7 +70,7 @@ pub(crate) fn run(cells: &Cells, only: &[String]) -> Outcome {
     let (mut passed, mut failed) = (0, 0);
     for kernel in &kernels {
         for fs in &file_systems {
-            let marks = cell(*kernel, *fs, &names, !only.is_empty(), &ops)?;
+            let marks = cell(*kernel, *fs, &names, !only.is_empty())?;
             for (name, mark) in &marks {
                 if mark.verdict == Verdict::Failed {
                     setup::say(&format!("FAILED: {name} on {kernel}, {fs}: {}", mark.detail));
@@ -95,13 +95,7 @@ fn chosen<T: Clone>(wanted: &[T], all: &[T]) -> Vec<T> {
 }
 
 /// Runs operations in one cell and judges each of them.
-fn cell(
-    kernel: KernelLine,
-    fs: FileSystem,
-    names: &[String],
-    part: bool,
-    ops: &Path,
-) -> Result<BTreeMap<String, Mark>> {
+fn cell(kernel: KernelLine, fs: FileSystem, names: &[String], part: bool) -> Result<BTreeMap<String, Mark>> {
     setup::say(&format!("== matrix: {kernel}, {fs}"));
     let dir = setup::workspace_root().join(format!("target/matrix/{}", table::column(kernel, fs)));
     // What an earlier run left would be taken for this one's.
@@ -110,9 +104,11 @@ fn cell(
     }
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let script = write_script(&dir, kernel, fs, if part { names } else { &[] })?;
-    let trip = trip(kernel, fs, script, ops);
+    let bin_dir = own_programs(&dir)?;
+    let ops = bin_dir.join("ops");
+    let trip = trip(kernel, fs, script, bin_dir);
     let judged = roundtrip::roundtrip(&trip, Some(&dir), &mut Shown)
-        .and_then(|report| judge(&report, &dir, names, ops));
+        .and_then(|report| judge(&report, &dir, names, &ops));
     for image in ["medium.img", "restore/blank.img"] {
         // They are large, and the digests and the journal's rows tell enough; a machine that failed leaves none.
         _ = fs::remove_file(dir.join(image));
@@ -126,6 +122,17 @@ fn cell(
     table::stamped(marks)
 }
 
+/// Copies of the programs, for both machines and the comparison: the tree may be built again while the cell is run.
+fn own_programs(dir: &Path) -> Result<PathBuf> {
+    build::build_all(Profile::Dev)?;
+    let bin_dir = dir.join("bin");
+    fs::create_dir(&bin_dir).context("create directory of programs")?;
+    for name in ["recorder", "replayer", "oracle", "ops"] {
+        fs::copy(vm::stripped(name)?, bin_dir.join(name)).with_context(|| format!("copy {name}"))?;
+    }
+    Ok(bin_dir)
+}
+
 fn write_script(dir: &Path, kernel: KernelLine, fs: FileSystem, names: &[String]) -> Result<PathBuf> {
     let script = dir.join("script.sh");
     let text = format!(
@@ -136,20 +143,20 @@ fn write_script(dir: &Path, kernel: KernelLine, fs: FileSystem, names: &[String]
     Ok(script)
 }
 
-fn trip(kernel: KernelLine, fs: FileSystem, script: PathBuf, ops: &Path) -> Trip {
+fn trip(kernel: KernelLine, fs: FileSystem, script: PathBuf, bin_dir: PathBuf) -> Trip {
     Trip {
         kernel,
         fs,
         to_fs: None,
         script,
         before: None,
-        file: vec![(ops.to_path_buf(), GUEST_OPS.into())],
+        file: vec![(bin_dir.join("ops"), GUEST_OPS.into())],
         package: GUEST_PACKAGES.iter().map(ToString::to_string).collect(),
         mark_each: false,
         steps: false,
         size: ORIGIN_MIB,
         mem: GUEST_MEMORY_MIB,
-        bin_dir: None,
+        bin_dir: Some(bin_dir),
         timeout: MACHINE_TIME_MAX_S,
     }
 }
