@@ -217,7 +217,21 @@ impl Device {
             label.clear();
         }
         make_fs(&path, size_bytes, options, &label)?;
-        let mount = PrivateMount::new(&path, options.fs_type)?;
+        let mount = match PrivateMount::new(&path, options.fs_type) {
+            // A kernel without quotas mounts no ext4 that holds project ids: the tree is worth more than they are.
+            Err(error) if options.projects && options.fs_type == FsType::Ext4 => {
+                notes.push(format!(
+                    "made without project ids, which this kernel does not mount: {error:#}"
+                ));
+                let plain = FsOptions {
+                    projects: false,
+                    ..options.clone()
+                };
+                make_fs(&path, size_bytes, &plain, &label)?;
+                PrivateMount::new(&path, options.fs_type)?
+            }
+            mounted => mounted?,
+        };
         Ok((mount, notes))
     }
 
