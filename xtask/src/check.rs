@@ -14,7 +14,7 @@ use clap::Args;
 use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
 use crate::vm::roundtrip::FileSystem;
-use crate::{Outcome, build, check_scenarios, deploy_trial, matrix, soak, tidy, toolchain};
+use crate::{Outcome, build, check_machines, check_scenarios, deploy_trial, matrix, soak, tidy, toolchain};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -129,6 +129,9 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     tally.count("unit and property tests", unit_tests);
     if !quick {
         tally.check("deploy to a machine with systemd", deploy_trial::pass);
+        for scenario in &check_machines::CI {
+            tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));
+        }
         for scenario in &check_scenarios::CI {
             tally.check(&format!("scenario {scenario}"), || {
                 check_scenarios::pass(scenario)

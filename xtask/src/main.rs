@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod check_machines;
 mod check_scenarios;
 mod debian;
 mod demo;

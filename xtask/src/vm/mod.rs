@@ -9,7 +9,7 @@ mod kvm;
 pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
-mod run;
+pub(crate) mod run;
 
 use std::fs;
 use std::path::{Path, PathBuf};

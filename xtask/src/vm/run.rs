@@ -65,6 +65,51 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
+    boot(&args).map(ExitCode::from)
+}
+
+/// A script of the tests in a machine with the project's programs.
+pub(crate) struct Scripted<'a> {
+    pub(crate) kernel: KernelLine,
+    pub(crate) script: PathBuf,
+    /// Sizes of blank disks, MiB.
+    pub(crate) disks: &'a [u64],
+    /// Sizes of blank USB disks, MiB.
+    pub(crate) usb: &'a [u64],
+    /// Time the whole run may take, seconds.
+    pub(crate) timeout: u64,
+}
+
+/// Runs it; returns its exit code.
+///
+/// # Errors
+/// When the machine cannot be made or does not end by itself.
+pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<u8> {
+    let Scripted {
+        kernel,
+        script,
+        disks,
+        usb,
+        timeout,
+    } = scripted;
+    let blank = |sizes: &[u64]| sizes.iter().map(|&mib| DiskSource::Blank { mib }).collect();
+    boot(&RunArgs {
+        kernel,
+        script,
+        disk: blank(disks),
+        usb: blank(usb),
+        file: Vec::new(),
+        package: Vec::new(),
+        mem: 2048,
+        timeout,
+        systemd: false,
+        binaries: true,
+        kernel_args: String::new(),
+        keep: None,
+    })
+}
+
+fn boot(args: &RunArgs) -> Result<u8> {
     check_script(&args.script)?;
     ensure_host()?;
     let kernel = kernel::ensure_kernel(args.kernel)?;
@@ -94,7 +139,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
         mem_mib: args.mem,
         timeout: Duration::from_secs(args.timeout),
         dir: dir.clone(),
-        kernel_args: args.kernel_args,
+        kernel_args: args.kernel_args.clone(),
     };
     let ended = machine.run(&mut Through)?;
     for warning in &ended.warnings {
@@ -107,7 +152,7 @@ pub(super) fn run(args: RunArgs) -> Outcome {
         ended.took.as_secs_f64()
     ));
     finish(&dir, args.keep.as_deref())?;
-    Ok(ExitCode::from(ended.code))
+    Ok(ended.code)
 }
 
 /// The project's programs and where they go in the guest: built now, or as they lie in `bin_dir`.
