@@ -22,6 +22,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "io_uring write from registered buffers to a registered file",
         uring_fixed,
     ),
+    operation(
+        "io-uring-names",
+        "names, allocation and attributes by io_uring: its own entries to the VFS",
+        uring_names,
+    ),
     operation("libaio", "io_submit(2), buffered", libaio),
     operation(
         "direct",
@@ -148,6 +153,51 @@ fn uring_fixed(context: &Context) -> Result<()> {
     }
     submit(&mut ring, &entries)?;
     expect(&files[0], 7 * PAGE as u64, &pages.bytes()[5 * PAGE..6 * PAGE])
+}
+
+fn uring_names(context: &Context) -> Result<()> {
+    use rustix::fs::{AtFlags, RenameFlags};
+    let mut ring = IoUring::new(8).context("make a ring")?;
+    let file = filled("file", context.seed, 20_000)?;
+    filled("gone", context.seed, 100)?;
+    filled("linked", context.seed, 300)?;
+    let here = types::Fd(libc::AT_FDCWD);
+    let fd = types::Fd(file.as_raw_fd());
+    let no_replace = RenameFlags::NOREPLACE.bits();
+    let value = b"by the ring";
+    let value_bytes = u32::try_from(value.len()).context("length")?;
+    let entries = [
+        opcode::MkDirAt::new(here, c"dir".as_ptr()).mode(0o750).build(),
+        opcode::RenameAt::new(here, c"file".as_ptr(), here, c"dir/renamed".as_ptr()).build(),
+        opcode::UnlinkAt::new(here, c"gone".as_ptr()).build(),
+        opcode::SymlinkAt::new(here, c"target".as_ptr(), c"dir/symlink".as_ptr()).build(),
+        opcode::LinkAt::new(here, c"linked".as_ptr(), here, c"dir/link".as_ptr()).build(),
+        opcode::MkDirAt::new(here, c"empty".as_ptr()).mode(0o700).build(),
+        opcode::UnlinkAt::new(here, c"empty".as_ptr())
+            .flags(AtFlags::REMOVEDIR.bits().cast_signed())
+            .build(),
+        opcode::RenameAt::new(here, c"linked".as_ptr(), here, c"other".as_ptr())
+            .flags(no_replace)
+            .build(),
+        opcode::Fallocate::new(fd, 50_000).offset(10_000).build(),
+        opcode::SetXattr::new(
+            c"user.ring".as_ptr(),
+            value.as_ptr().cast(),
+            c"other".as_ptr(),
+            value_bytes,
+        )
+        .build(),
+        opcode::FSetXattr::new(fd, c"user.ring".as_ptr(), value.as_ptr().cast(), value_bytes).build(),
+    ];
+    // Each needs the one before.
+    for entry in entries {
+        submit(&mut ring, &[(entry, 0)])?;
+    }
+    ensure!(
+        file.metadata().context("stat")?.len() == 60_000,
+        "the ring did not allocate"
+    );
+    Ok(())
 }
 
 fn libaio(context: &Context) -> Result<()> {

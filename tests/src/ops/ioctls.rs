@@ -90,6 +90,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ONLY_XFS,
     ]),
     operation(
+        "xfs-attrmulti",
+        "XFS_IOC_ATTRMULTI_BY_HANDLE: attributes set and removed past the VFS",
+        attributes_by_handle,
+    )
+    .limited(&[ONLY_XFS]),
+    operation(
         "btrfs-encoded-write",
         "BTRFS_IOC_ENCODED_WRITE: compressed bytes",
         encoded_write,
@@ -262,6 +268,103 @@ fn exchange_range(context: &Context) -> Result<()> {
         .context("XFS_IOC_EXCHANGE_RANGE")?;
     one.write_all_at(b"afterwards", 20_000).context("write")?;
     expect(&one, 8192, &content(context.seed ^ 1, 131_072)[65_536..70_000])
+}
+
+/// `struct xfs_fsop_handlereq`.
+#[repr(C)]
+struct HandleRequest {
+    fd: u32,
+    path: u64,
+    open_flags: u32,
+    handle: u64,
+    handle_bytes: u32,
+    out_handle: u64,
+    out_bytes: u64,
+}
+
+/// `struct xfs_attr_multiop`.
+#[repr(C)]
+struct AttributeChange {
+    what: u32,
+    error: i32,
+    name: u64,
+    value: u64,
+    bytes: u32,
+    flags: u32,
+}
+
+/// `struct xfs_fsop_attrmulti_handlereq`.
+#[repr(C)]
+struct AttributeRequest {
+    handle: HandleRequest,
+    count: u32,
+    changes: u64,
+}
+
+// SAFETY: HandleRequest has the layout of struct xfs_fsop_handlereq; its addresses are valid where it is called.
+const FD_TO_HANDLE: Request<HandleRequest> = unsafe { Request::new(request_code(3, b'X', 106, 56)) };
+// SAFETY: AttributeRequest has the layout of struct xfs_fsop_attrmulti_handlereq; as above.
+const ATTRMULTI: Request<AttributeRequest> = unsafe { Request::new(request_code(1, b'X', 123, 72)) };
+
+fn attributes_by_handle(context: &Context) -> Result<()> {
+    const SET: u32 = 2;
+    const REMOVE: u32 = 3;
+    const TRUSTED: u32 = 2;
+    let file = filled("file", context.seed, 1000)?;
+    xattr::set("file", "user.goes", b"soon").context("set")?;
+    // Handles are looked up by a directory of the file system.
+    let here = File::open(".").context("open directory")?;
+    let mut handle = [0u64; 8];
+    let mut handle_bytes = 0u32;
+    let mut request = HandleRequest {
+        fd: u32::try_from(file.as_raw_fd()).context("descriptor")?,
+        path: 0,
+        open_flags: 0,
+        handle: 0,
+        handle_bytes: 0,
+        out_handle: handle.as_mut_ptr() as u64,
+        out_bytes: (&raw mut handle_bytes) as u64,
+    };
+    FD_TO_HANDLE
+        .call(&file, &mut request)
+        .context("XFS_IOC_FD_TO_HANDLE")?;
+    let value = content(context.seed, 200);
+    let change = |what, name: &std::ffi::CStr, flags| AttributeChange {
+        what,
+        error: 0,
+        name: name.as_ptr() as u64,
+        value: if what == SET { value.as_ptr() as u64 } else { 0 },
+        bytes: if what == SET { 200 } else { 0 },
+        flags,
+    };
+    let mut changes = [
+        change(SET, c"by-handle", 0),
+        change(SET, c"root", TRUSTED),
+        change(REMOVE, c"goes", 0),
+    ];
+    let mut request = AttributeRequest {
+        handle: HandleRequest {
+            handle: handle.as_ptr() as u64,
+            handle_bytes,
+            out_handle: 0,
+            out_bytes: 0,
+            ..request
+        },
+        count: 3,
+        changes: changes.as_mut_ptr() as u64,
+    };
+    ATTRMULTI
+        .call(&here, &mut request)
+        .context("XFS_IOC_ATTRMULTI_BY_HANDLE")?;
+    let errors: Vec<i32> = changes.iter().map(|change| change.error).collect();
+    ensure!(errors == [0, 0, 0], "the changes ended with {errors:?}");
+    let got = xattr::get("file", "user.by-handle").context("get")?;
+    ensure!(got.as_deref() == Some(&value[..]), "the attribute is not there");
+    ensure!(
+        xattr::get("file", "user.goes").context("get")?.is_none(),
+        "the attribute is still there"
+    );
+    Ok(())
 }
 
 /// `struct btrfs_ioctl_encoded_io_args`.

@@ -41,6 +41,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         },
     ),
     operation(
+        "core-dump",
+        "the kernel writes the memory of a process that dies",
+        |_| shell(include_str!("scripts/core-dump.sh")),
+    ),
+    operation(
         "bind-mount",
         "a bind mount of the directory, also one that maps user ids",
         |_| shell(include_str!("scripts/bind.sh")),

@@ -12,7 +12,7 @@ rpc.nfsd -N 3 -G 10 4
 pidof rpc.mountd > /dev/null || rpc.mountd
 stop() {
     cd /
-    umount -l "$mnt" 2> /dev/null || true
+    umount "$mnt" 2> /dev/null || umount -l "$mnt" 2> /dev/null || true
     exportfs -u "localhost:$here/export" || true
     rpc.nfsd 0 || true
     exportfs -f || true
