@@ -55,8 +55,6 @@ struct Place {
     uuid: Option<String>,
     /// What the canary did and saw.
     proof: Option<Proof>,
-    /// Whether the kernel counts what its probes miss.
-    misses_are_told: Option<bool>,
 }
 
 /// Examines the host; with a path, proves the hooks on its file system.
@@ -177,7 +175,6 @@ fn prove(place: &mut Place) -> Result<()> {
     let proof = capture
         .take_ring()
         .and_then(|mut ring| canary::prove(&volume.mount_point, &volume.fs_type, &mut ring));
-    place.misses_are_told = Some(capture.misses_are_told());
     let hooks = capture.hooks().to_vec();
     capture.detach()?;
     place.proof.insert(proof?).require(&hooks)
@@ -229,7 +226,6 @@ impl Place {
             fs_type,
             uuid,
             proof,
-            misses_are_told,
         } = self;
         let what = match (fs_type, uuid) {
             (Some(fs_type), Some(uuid)) => format!(" ({fs_type}, volume {uuid})"),
@@ -253,13 +249,6 @@ impl Place {
             if !missing.is_empty() {
                 lines.push(format!("  NOT SEEN           {}", missing.join(", ")));
             }
-        }
-        match misses_are_told {
-            Some(true) => lines.push("  missed hits        counted by this kernel; a rise is a hole".to_owned()),
-            Some(false) => lines.push(
-                "  missed hits        what a probe misses is not told by this kernel (it is from 6.7 on); skipped programs are".to_owned(),
-            ),
-            None => {}
         }
         lines
     }

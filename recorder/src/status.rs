@@ -42,8 +42,6 @@ pub(crate) struct VolumeStatus {
     pub(crate) holes_open: u64,
     /// Hits that programs missed.
     pub(crate) misses: u64,
-    /// Whether the kernel counts all of them; before 6.7 it does not count what probes miss.
-    pub(crate) misses_are_told: bool,
     /// Segments sealed in this run.
     pub(crate) segments: u64,
     /// Directory of the medium.
@@ -62,7 +60,7 @@ pub(crate) fn as_text(answer: &Value) -> String {
         let _infallible = write!(
             text,
             "{}: {}\n  volume   {} epoch {}\n  medium   {}\n  captured seq {}  spooled seq {}  on the medium seq {} ({behind} behind)\n  \
-             events   {} ({})  ring {}  spool {}  written {} in {} segments\n  holes    {} open, {} missed hits{}\n",
+             events   {} ({})  ring {}  spool {}  written {} in {} segments\n  holes    {} open, {} missed hits\n",
             word("path"),
             word("state"),
             word("uuid"),
@@ -79,11 +77,6 @@ pub(crate) fn as_text(answer: &Value) -> String {
             number("segments"),
             number("holes_open"),
             number("misses"),
-            if volume["misses_are_told"] == true {
-                ""
-            } else {
-                " (what its probes miss is not told by this kernel)"
-            },
         );
         if let Some(error) = volume["error"].as_str() {
             let _infallible = writeln!(text, "  error    {error}");

@@ -4,6 +4,7 @@
 
 mod hooks;
 mod kernel;
+mod probes;
 mod ring;
 mod shared;
 mod volume;
@@ -15,13 +16,13 @@ use std::path::{Path, PathBuf};
 use abi::{ABI_VERSION, Config, Counter, features};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{HashMap, Map, RingBuf};
-use aya::programs::KProbe;
-use aya::programs::links::FdLink;
+use aya::programs::{KProbe, ProbeKind};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
 pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
+use probes::{Probes, Side};
 pub(crate) use ring::Ring;
 pub(crate) use shared::{Counters, Lost, Sequence};
 pub(crate) use volume::{SUPPORT, Support, Volume};
@@ -48,6 +49,7 @@ pub(crate) struct CaptureOptions {
 pub(crate) struct Capture {
     /// Keeps programs and maps alive; the links are pinned.
     ebpf: Ebpf,
+    probes: Probes,
     pin_dir: PathBuf,
     hooks: Vec<Hook>,
     ring: Option<Ring>,
@@ -81,6 +83,8 @@ impl Capture {
             )
         })?;
         let config = config(&kernel, volume, options)?;
+        probes::ensure_tracefs()?;
+        let probes = Probes::of(&volume.uuid);
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config_bytes(&config), true)
             .map_max_entries("EVENTS", options.ring_bytes)
@@ -95,7 +99,7 @@ impl Capture {
             }
         }
         for hook in &mut hooks {
-            attach_hook(&mut ebpf, hook, &pin_dir)?;
+            attach_hook(&mut ebpf, hook, &probes, &pin_dir)?;
         }
         for (name, map) in ebpf.maps() {
             map.pin(pin_dir.join(format!("map-{}", name.replace('.', "_"))))
@@ -109,6 +113,7 @@ impl Capture {
         let lost = Lost::new(map_fd(&ebpf, "LOST")?)?;
         Ok(Self {
             ebpf,
+            probes,
             pin_dir,
             hooks,
             ring: Some(ring),
@@ -153,25 +158,15 @@ impl Capture {
     }
 
     /// Times that a probe was hit and its program did not run. A rise is a hole that nothing names.
-    pub(crate) fn misses(&self) -> u64 {
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn misses(&self) -> Result<u64> {
         let programs = self.ebpf.programs();
         let skipped: u64 = programs
             .filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd())))
             .sum();
-        let missed: u64 = self
-            .hooks
-            .iter()
-            .filter_map(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))))
-            .sum();
-        skipped + missed
-    }
-
-    /// Whether this kernel counts what its probes miss: return probes without a free instance, probes within probes. Before 6.7 it
-    /// counts only the programs that it skipped.
-    pub(crate) fn misses_are_told(&self) -> bool {
-        self.hooks
-            .iter()
-            .all(|hook| shared::probe_misses(&self.pin_dir.join(link_pin(hook))).is_some())
+        Ok(skipped + self.probes.misses()?)
     }
 
     /// Takes the programs off the volume.
@@ -179,7 +174,8 @@ impl Capture {
     /// # Errors
     /// When a pin cannot be removed.
     pub(crate) fn detach(self) -> Result<()> {
-        remove_pins(&self.pin_dir)
+        remove_pins(&self.pin_dir)?;
+        self.probes.remove()
     }
 }
 
@@ -193,7 +189,8 @@ pub(crate) fn has_pins(uuid: &str) -> bool {
 /// # Errors
 /// When a pin cannot be removed.
 pub(crate) fn remove_stale_pins(uuid: &str) -> Result<()> {
-    remove_pins(&Path::new(PIN_ROOT).join(uuid))
+    remove_pins(&Path::new(PIN_ROOT).join(uuid))?;
+    Probes::of(uuid).remove()
 }
 
 fn remove_pins(pin_dir: &Path) -> Result<()> {
@@ -220,7 +217,7 @@ fn link_pin(hook: &Hook) -> String {
     format!("link-{}-{}", hook.program, hook.function)
 }
 
-fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
+fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, probes: &Probes, pin_dir: &Path) -> Result<()> {
     let pin = link_pin(hook);
     let Hook {
         program,
@@ -241,21 +238,12 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &mut Hook, pin_dir: &Path) -> Result<()> {
             .pin(pin_dir.join(format!("prog-{program}")))
             .with_context(|| format!("pin program {program}"))?;
     }
-    let link = probe
-        .attach(*function, 0)
-        .with_context(|| format!("attach {program} to {function}"))?;
-    let link: FdLink = probe
-        .take_link(link)
-        .with_context(|| format!("take the link of {program}"))?
-        .try_into()
-        .with_context(|| {
-            format!("{program} has no link that can be pinned: the kernel is older than 5.15")
-        })?;
-    let pinned = link
-        .pin(pin_dir.join(&pin))
-        .with_context(|| format!("pin {pin}"))?;
-    // The pin keeps it; the descriptor is not needed.
-    drop(pinned);
+    let side = match probe.kind() {
+        ProbeKind::Entry => Side::Entry,
+        ProbeKind::Return => Side::Return,
+    };
+    let loaded = probe.fd().with_context(|| format!("find program {program}"))?;
+    probes.attach(loaded.as_fd(), side, program, function, &pin_dir.join(&pin))?;
     *state = HookState::Attached;
     Ok(())
 }

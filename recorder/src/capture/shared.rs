@@ -1,9 +1,6 @@
 //! The arrays that the programs share with us through mappings: no system call reads or writes them.
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -190,39 +187,6 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> u64 {
     /// Offset of `recursion_misses` in `struct bpf_prog_info`, as in linux/bpf.h.
     const OFFSET: usize = 208;
     info_word(program, OFFSET).unwrap_or(0)
-}
-
-/// Times that a probe was hit and no program could run: a return probe without a free instance, a probe within a probe
-/// (`bpf_link_info.perf_event.kprobe.missed`); `None` where the kernel does not tell (before 6.7).
-pub(super) fn probe_misses(pinned_link: &Path) -> Option<u64> {
-    const BPF_OBJ_GET: libc::c_int = 7;
-    /// Offset of `perf_event.kprobe.missed` in `struct bpf_link_info`, as in linux/bpf.h.
-    const OFFSET: usize = 48;
-    #[repr(C)]
-    struct Attribute {
-        path: u64,
-        bpf_fd: u32,
-        flags: u32,
-    }
-    let path = CString::new(pinned_link.as_os_str().as_bytes()).ok()?;
-    let attribute = Attribute {
-        path: path.as_ptr() as u64,
-        bpf_fd: 0,
-        flags: 0,
-    };
-    // SAFETY: the path outlives the call.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw const attribute,
-            size_of::<Attribute>(),
-        )
-    };
-    let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: a descriptor that was just made, owned by nobody else.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    info_word(fd.as_fd(), OFFSET)
 }
 
 /// A u64 of what the kernel tells about a program or link; `None` where it tells less.

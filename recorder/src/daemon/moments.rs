@@ -61,7 +61,7 @@ impl Session {
             Some(parts) => {
                 parts.capture.pass_on_messages();
                 let counters = parts.capture.counters();
-                parts.capture.misses() + counters.get(Counter::MapFull) + counters.get(Counter::ExitMissed)
+                parts.capture.misses()? + counters.get(Counter::MapFull) + counters.get(Counter::ExitMissed)
             }
             None => return Ok(()),
         };

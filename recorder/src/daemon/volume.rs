@@ -252,9 +252,7 @@ impl Session {
     /// Numbers for `recorder status`.
     pub(crate) fn status(&self) -> VolumeStatus {
         let status = self.sink.handle.status();
-        let (misses, misses_are_told) = self.parts().as_ref().map_or((0, true), |parts| {
-            (parts.capture.misses(), parts.capture.misses_are_told())
-        });
+        let misses = self.misses_seen.load(Ordering::Relaxed);
         VolumeStatus {
             path: self.path.display().to_string(),
             uuid: self.volume.uuid.clone(),
@@ -275,7 +273,6 @@ impl Session {
             events: status.events,
             holes_open: status.holes_open,
             misses,
-            misses_are_told,
             segments: status.segments,
             medium: self.medium.display().to_string(),
             error: status.error,
