@@ -50,6 +50,13 @@ pub(crate) struct Doubt {
     direct: HashMap<InodeKey, Vec<(u64, u64)>>,
     /// Snapshot and operation met.
     met: HashSet<InodeKey>,
+    /// Inodes whose content the journal does not have right until they are read anew, and since which number. What is cloned from them is not
+    /// right either.
+    doubtful: HashMap<InodeKey, u64>,
+    /// Holes for which everything is being read anew: until they are closed, all content is doubtful.
+    doubtful_until_closed: HashSet<u64>,
+    /// Everything was asked for without a hole that tells when it was read, or too much is doubtful to be named.
+    all_is_doubtful: bool,
 }
 
 /// An operation that took its number before it acts.
@@ -94,9 +101,20 @@ impl Doubt {
                 }
                 self.open.insert(record.inode, record.seq);
             }
-            Op::SnapshotEnd { .. } => {
-                self.open.remove(&record.inode);
+            Op::SnapshotEnd { begin_seq } => {
+                let was_whole = self.open.remove(&record.inode).is_some();
+                if was_whole
+                    && self
+                        .doubtful
+                        .get(&record.inode)
+                        .is_some_and(|since| since < begin_seq)
+                {
+                    self.doubtful.remove(&record.inode);
+                }
                 self.settle(record.inode, requests);
+            }
+            Op::HoleClosed { hole_seq } => {
+                self.doubtful_until_closed.remove(hole_seq);
             }
             // Nobody knows what was missed: perhaps the end of what is thought to be under way. If it is under way indeed, its end
             // will ask once more.
@@ -110,6 +128,39 @@ impl Doubt {
             }
             _ => {}
         }
+    }
+
+    /// Remembers what was asked for after the record of this number: until it is read, its content is doubtful.
+    pub(crate) fn asked(&mut self, requests: &[Request], seq: u64) {
+        for request in requests {
+            match request {
+                Request::Snapshot {
+                    inode,
+                    scope: SnapshotScope::Whole,
+                    only_if_unmet: false,
+                    ..
+                } => {
+                    self.doubtful.insert(*inode, seq);
+                }
+                Request::Everything { closes: Some(hole) } => {
+                    self.doubtful_until_closed.insert(*hole);
+                }
+                Request::Everything { closes: None } => self.all_is_doubtful = true,
+                Request::Snapshot { .. } => {}
+            }
+        }
+        if self.doubtful.len() + self.doubtful_until_closed.len() > UNDER_WAY_MAX {
+            self.doubtful.clear();
+            self.doubtful_until_closed.clear();
+            self.all_is_doubtful = true;
+        }
+    }
+
+    fn is_doubtful(&self, inode: InodeKey) -> bool {
+        self.all_is_doubtful
+            || !self.doubtful_until_closed.is_empty()
+            || self.doubtful.contains_key(&inode)
+            || self.is_under_way(inode)
     }
 
     /// Looks at a captured event.
@@ -225,6 +276,15 @@ impl Doubt {
             Op::Clone { source, .. } => Some(source),
             _ => None,
         };
+        if let Some(source) = source.filter(|source| self.is_doubtful(*source)) {
+            tracing::debug!(
+                "inode {} is cloned from {}, which is to be read anew",
+                record.inode.ino,
+                source.ino
+            );
+            self.doubtful.insert(record.inode, record.seq);
+            self.met.insert(record.inode);
+        }
         if self.open.contains_key(&record.inode)
             || (!harmless && source.is_some_and(|source| self.open.contains_key(&source)))
         {
@@ -269,6 +329,7 @@ impl Doubt {
     fn names(&mut self, record: &Record, requests: &mut Vec<Request>) {
         if matches!(record.op, Op::Evict) {
             self.direct.remove(&record.inode);
+            self.doubtful.remove(&record.inode);
         }
         if !self.in_base {
             return;
@@ -386,6 +447,71 @@ mod tests {
             write_back_within_fallocate(COLLAPSE, 4096).is_empty(),
             "before it"
         );
+    }
+
+    #[test]
+    fn what_is_cloned_from_a_doubtful_file_is_read_again_and_so_on() {
+        let key = |ino| InodeKey { ino, generation: 1 };
+        let clone = |seq, from, to| {
+            let op = Op::Clone {
+                source: key(from),
+                source_offset: 0,
+                offset: 0,
+                length: 4096,
+            };
+            let mut begin = event(seq, EventKind::Clone, 0, op, None);
+            begin.record.inode = key(to);
+            let mut end = event(
+                seq + 1,
+                EventKind::CloneEnd,
+                0,
+                Op::SetAttr,
+                Some((0, 4096, seq, 4096)),
+            );
+            end.record.inode = key(to);
+            [begin, end]
+        };
+        let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
+        // A collapse that the kernel refused stands in the journal as done until the file is read anew.
+        let collapse = Op::Fallocate {
+            mode: 0x08,
+            offset: 0,
+            length: 4096,
+        };
+        doubt.event(&event(1, EventKind::Fallocate, 0, collapse, None), &mut requests);
+        let refused = Some((0, 4096, 1, -22));
+        doubt.event(
+            &event(2, EventKind::FallocateEnd, 0, Op::SetAttr, refused),
+            &mut requests,
+        );
+        assert_eq!(requests, [whole(FILE)]);
+        doubt.asked(&requests, 2);
+        requests.clear();
+        for (seq, from, to) in [(3, FILE.ino, 20), (5, 20, 21)] {
+            for event in clone(seq, from, to) {
+                doubt.event(&event, &mut requests);
+            }
+            assert_eq!(requests, [whole(key(to))], "cloned from {from}");
+            doubt.asked(&requests, seq + 1);
+            requests.clear();
+        }
+        // Read anew: what is cloned from it now is right.
+        let scope = SnapshotScope::Whole;
+        let snapshot = Op::Snapshot {
+            link_target: None,
+            scope,
+        };
+        for (seq, op) in [(10, snapshot), (11, Op::SnapshotEnd { begin_seq: 10 })] {
+            let record = Record {
+                inode: FILE,
+                ..own(seq, op)
+            };
+            doubt.own(&record, &mut requests);
+        }
+        for event in clone(12, FILE.ino, 22) {
+            doubt.event(&event, &mut requests);
+        }
+        assert!(requests.is_empty());
     }
 
     #[test]

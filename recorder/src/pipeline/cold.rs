@@ -198,16 +198,29 @@ impl Cold {
         loop {
             while let Some(frame) = self.window.pop() {
                 self.waiting_since = None;
+                let before = self.wanted.len();
                 self.frame(frame)?;
+                self.remember_wanted(before);
             }
             let Some((first_seq, last_seq)) = self.missing(idle, stopping) else {
                 self.waiting_since = None;
                 return Ok(());
             };
             match self.give_up(first_seq, last_seq, idle, stopping) {
-                Some(last_seq) => self.hole(last_seq)?,
+                Some(last_seq) => {
+                    let before = self.wanted.len();
+                    self.hole(last_seq)?;
+                    self.remember_wanted(before);
+                }
                 None => return Ok(()),
             }
+        }
+    }
+
+    /// What the last record asked for is doubtful until it is read.
+    fn remember_wanted(&mut self, before: usize) {
+        if let Some(asked @ [_, ..]) = self.wanted.get(before..) {
+            self.doubt.asked(asked, self.window.next_seq() - 1);
         }
     }
 
