@@ -174,8 +174,19 @@ impl Capture {
     /// # Errors
     /// When a pin cannot be removed.
     pub(crate) fn detach(self) -> Result<()> {
-        remove_pins(&self.pin_dir)?;
-        self.probes.remove()
+        let Self {
+            ebpf,
+            probes,
+            pin_dir,
+            ..
+        } = self;
+        remove_pins(&pin_dir)?;
+        drop(ebpf);
+        // Without a link a probe does nothing: one that stays is in nobody's way until the next attach.
+        if let Err(error) = probes.remove() {
+            tracing::warn!("{error:#}");
+        }
+        Ok(())
     }
 }
 

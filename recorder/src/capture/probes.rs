@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::mount::{MountFlags, mount};
@@ -19,9 +19,9 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 const GROUP: &str = "tapeworm";
 /// Tasks that may be within one function whose return is probed: the most that the kernel allows.
 const INSTANCES: u32 = 4096;
-/// A probe that was just let go of is busy for a moment.
-const REMOVAL_TRIES: u32 = 50;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
+/// How long the kernel may take to let go of the probes.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which side of a function a program sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,25 +92,37 @@ impl Probes {
         Ok(sum_of_misses(&profile, &self.prefix))
     }
 
-    /// Removes the probes; their links must be gone.
+    /// Removes the probes, whose links must be gone. The kernel lets go of a link some time after its pin.
     ///
     /// # Errors
-    /// When the kernel keeps one.
+    /// When the kernel keeps one for longer than [`REMOVAL_TIMEOUT`]. Without a link it does nothing.
     pub(super) fn remove(&self) -> Result<()> {
-        let events = match fs::read_to_string(format!("{TRACEFS}/kprobe_events")) {
-            Ok(events) => events,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).context("read kprobe_events"),
-        };
+        let end = Instant::now() + REMOVAL_TIMEOUT;
         let start = format!("{GROUP}/{}", self.prefix);
-        for event in events
-            .lines()
-            .filter_map(|line| line.split_once(':')?.1.split(' ').next())
-            .filter(|event| event.starts_with(&start))
-        {
-            remove_event(event).with_context(|| format!("remove probe {event}"))?;
+        loop {
+            let events = match fs::read_to_string(format!("{TRACEFS}/kprobe_events")) {
+                Ok(events) => events,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error).context("read kprobe_events"),
+            };
+            let mut busy = None;
+            for event in events
+                .lines()
+                .filter_map(|line| line.split_once(':')?.1.split(' ').next())
+                .filter(|event| event.starts_with(&start))
+            {
+                match write_event(&format!("-:{event}")) {
+                    Err(error) if error.kind() == ErrorKind::ResourceBusy => busy = Some(event),
+                    result => result.with_context(|| format!("remove probe {event}"))?,
+                }
+            }
+            let Some(event) = busy else { return Ok(()) };
+            ensure!(
+                Instant::now() < end,
+                "remove probe {event}: the kernel still uses it"
+            );
+            std::thread::sleep(REMOVAL_PAUSE);
         }
-        Ok(())
     }
 }
 
@@ -149,20 +161,6 @@ fn write_event(line: &str) -> io::Result<()> {
         .append(true)
         .open(format!("{TRACEFS}/kprobe_events"))?;
     events.write_all(format!("{line}\n").as_bytes())
-}
-
-fn remove_event(event: &str) -> io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match write_event(&format!("-:{event}")) {
-            Err(error) if error.kind() == ErrorKind::ResourceBusy && tries < REMOVAL_TRIES => {
-                tries += 1;
-                std::thread::sleep(REMOVAL_PAUSE);
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            result => return result,
-        }
-    }
 }
 
 fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
