@@ -10,7 +10,7 @@ const WANT_BOTH: u16 = event_flags::WANT_CONTENT | event_flags::WANT_ATTRS;
 
 /// `EXT4_IOC_SETVERSION`, and the older `FS_IOC_SETVERSION`: another generation, that is another name for the inode.
 const SETVERSION: [u32; 2] = [0x4008_6604, 0x4008_7602];
-/// `EXT4_IOC_SWAP_BOOT`: content exchanged with the boot loader's inode, which has no name.
+/// `EXT4_IOC_SWAP_BOOT`: content exchanged with the boot loader's inode, which has no name. The inode gets another generation too.
 const SWAP_BOOT: u32 = 0x6611;
 /// `BTRFS_IOC_SUBVOL_CREATE`, `_V2`, `BTRFS_IOC_SNAP_CREATE`, `_V2`.
 const SUBVOLUME_CREATE: [u32; 4] = [0x5000_940e, 0x5000_9418, 0x5000_9401, 0x5000_9417];
@@ -55,10 +55,8 @@ pub(crate) fn fileattr(dentry: u64) {
 #[inline(always)]
 pub(crate) fn ioctl(file: u64, command: u64) {
     let command = command as u32;
-    let flags = if SETVERSION.contains(&command) {
+    let flags = if SETVERSION.contains(&command) || command == SWAP_BOOT {
         event_flags::WANT_EVERYTHING
-    } else if command == SWAP_BOOT {
-        WANT_BOTH
     } else if SUBVOLUME_CREATE.contains(&command) {
         event_flags::NOT_RECORDED
     } else {
