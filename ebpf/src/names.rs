@@ -283,7 +283,7 @@ pub(crate) fn new_inode(inode: u64) {
     if mode & S_IFMT != S_IFCHR || device != 0 {
         return;
     }
-    emit_bare(EventKind::Tmpfile, inherited_flag(&mut reader, inode), inode);
+    tmpfile(inode);
     let key = inode_ref(&mut reader, inode);
     noted.inode = inode;
     (noted.b, noted.c) = (key.ino, u64::from(key.generation));
