@@ -386,20 +386,32 @@ fn acl(entries: &[u8]) -> Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Whether an event says of itself that it is not to be trusted.
-pub(crate) fn is_untrusted(decoded: &Decoded) -> bool {
-    decoded.flags & event_flags::READ_FAILED != 0
+/// What an event does not tell, though it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Untold {
+    /// The change of its inode.
+    Inode,
+    /// What else changed: directories, or inodes under other names than before.
+    Anything,
+    /// All below a new subvolume, which is not recorded.
+    Subvolume,
 }
 
-/// Whether an event tells of something that is not recorded.
-pub(crate) fn is_not_recorded(decoded: &Decoded) -> bool {
-    decoded.flags & event_flags::NOT_RECORDED != 0
-}
-
-/// Whether an event changes directories: which, is as little to be trusted as the rest.
-pub(crate) fn is_about_names(decoded: &Decoded) -> bool {
+/// Whether an event is a hole, and how wide.
+pub(crate) fn untold(decoded: &Decoded) -> Option<Untold> {
     use EventKind::{Create, Exchange, Link, Rename, Rmdir, Unlink};
-    matches!(decoded.kind, Create | Link | Unlink | Rmdir | Rename | Exchange)
+    let has = |flag| decoded.flags & flag != 0;
+    // Which directories an event that could not be read changes, is as little to be trusted as the rest of it.
+    let is_about_names = matches!(decoded.kind, Create | Link | Unlink | Rmdir | Rename | Exchange);
+    if has(event_flags::WANT_EVERYTHING) || (has(event_flags::READ_FAILED) && is_about_names) {
+        Some(Untold::Anything)
+    } else if has(event_flags::READ_FAILED) {
+        Some(Untold::Inode)
+    } else if has(event_flags::NOT_RECORDED) {
+        Some(Untold::Subvolume)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
 use super::output::Output;
 use super::shared::{Shared, lock};
 use super::{Handle, Requests, own};
-use crate::decode;
+use crate::decode::{self, Decoded, Untold};
 use crate::doubt::{Doubt, Request};
 use crate::order::Window;
 use crate::spool::{Frame, FrameKind, Position, SpoolReader};
@@ -200,7 +200,7 @@ impl Cold {
                 self.waiting_since = None;
                 let before = self.wanted.len();
                 self.frame(frame)?;
-                self.remember_wanted(before);
+                self.remember_wanted(before)?;
             }
             let Some((first_seq, last_seq)) = self.missing(idle, stopping) else {
                 self.waiting_since = None;
@@ -210,18 +210,36 @@ impl Cold {
                 Some(last_seq) => {
                     let before = self.wanted.len();
                     self.hole(last_seq)?;
-                    self.remember_wanted(before);
+                    self.remember_wanted(before)?;
                 }
                 None => return Ok(()),
             }
         }
     }
 
-    /// What the last record asked for is doubtful until it is read.
-    fn remember_wanted(&mut self, before: usize) {
-        if let Some(asked @ [_, ..]) = self.wanted.get(before..) {
-            self.doubt.asked(asked, self.window.next_seq() - 1);
+    /// What the last record asked for is doubtful until it is read. Where that is everything, a hole tells when it was: it takes a number of
+    /// its own where the record is none.
+    fn remember_wanted(&mut self, before: usize) -> Result<()> {
+        let Some(asked @ [_, ..]) = self.wanted.get(before..) else {
+            return Ok(());
+        };
+        let is_unnamed = |request: &Request| *request == Request::Everything { closes: None };
+        let needs_hole = self.doubt.asked(asked, self.window.next_seq() - 1);
+        if asked.iter().any(is_unnamed) {
+            let named = self.wanted.drain(before..).filter(|request| !is_unnamed(request));
+            let named: Vec<Request> = named.collect();
+            self.wanted.extend(named);
         }
+        if !needs_hole {
+            return Ok(());
+        }
+        let handle = self.handle();
+        let last_seq = handle.take_seq();
+        let hole = Op::Hole {
+            last_seq,
+            inode: None,
+        };
+        handle.submit(vec![own_record(last_seq, last_seq, hole)])
     }
 
     /// The first numbers that are missing: while later ones wait; and at the end also those after which none comes.
@@ -331,68 +349,57 @@ impl Cold {
                 self.record(record)
             }
             FrameKind::Event => match decode::decode(&frame.payload, boot_ns()) {
-                Ok(decoded) if decode::is_untrusted(&decoded) => {
-                    let (seq, inode) = (decoded.record.seq, decoded.record.inode);
-                    tracing::warn!(
-                        "event {seq} of inode {} could not be read whole: a hole",
-                        inode.ino
-                    );
-                    let scope = SnapshotScope::Whole;
-                    let closes = Some(seq);
-                    self.wanted.push(if decode::is_about_names(&decoded) {
-                        Request::Everything { closes }
-                    } else {
-                        Request::Snapshot {
-                            inode,
-                            scope,
-                            only_if_unmet: false,
-                            closes,
-                        }
-                    });
-                    self.record(own_record(
-                        seq,
-                        seq,
-                        Op::Hole {
-                            last_seq: seq,
-                            inode: Some(inode),
-                        },
-                    ))
-                }
-                Ok(decoded) if decode::is_not_recorded(&decoded) => {
-                    let (seq, inode) = (decoded.record.seq, decoded.record.inode);
-                    tracing::error!(
-                        "a subvolume or snapshot was made in directory inode {}: it is NOT recorded, and this hole stays open; \
-                         delete it, or keep it on a volume of its own, then detach and attach again",
-                        inode.ino
-                    );
-                    self.record(own_record(
-                        seq,
-                        seq,
-                        Op::Hole {
-                            last_seq: seq,
-                            inode: Some(inode),
-                        },
-                    ))
-                }
-                Ok(decoded) => {
-                    self.doubt.event(&decoded, &mut self.wanted);
-                    self.record(decoded.record)
-                }
+                Ok(decoded) => self.event(decoded),
                 Err(error) => {
                     let seq = decode::seq_of(&frame.payload)?;
                     tracing::error!("event {seq} cannot be decoded: {error:#}");
-                    self.wanted.push(Request::Everything { closes: Some(seq) });
-                    self.record(own_record(
-                        seq,
-                        seq,
-                        Op::Hole {
-                            last_seq: seq,
-                            inode: None,
-                        },
-                    ))
+                    self.event_hole(seq, None, Some(Request::Everything { closes: Some(seq) }))
                 }
             },
         }
+    }
+
+    /// Passes on an event, or a hole where it does not tell what happened.
+    fn event(&mut self, decoded: Decoded) -> Result<()> {
+        let (seq, inode) = (decoded.record.seq, decoded.record.inode);
+        let closes = Some(seq);
+        match decode::untold(&decoded) {
+            None => {
+                self.doubt.event(&decoded, &mut self.wanted);
+                self.record(decoded.record)
+            }
+            Some(Untold::Inode) => {
+                tracing::warn!(
+                    "event {seq} of inode {} could not be read whole: a hole",
+                    inode.ino
+                );
+                let repair = Request::Snapshot {
+                    inode,
+                    scope: SnapshotScope::Whole,
+                    only_if_unmet: false,
+                    closes,
+                };
+                self.event_hole(seq, Some(inode), Some(repair))
+            }
+            Some(Untold::Anything) => {
+                tracing::info!("event {seq} of inode {} may concern any inode: a hole", inode.ino);
+                self.event_hole(seq, Some(inode), Some(Request::Everything { closes }))
+            }
+            Some(Untold::Subvolume) => {
+                tracing::error!(
+                    "a subvolume or snapshot was made in directory inode {}: it is NOT recorded, and this hole stays open; \
+                     delete it, or keep it on a volume of its own, then detach and attach again",
+                    inode.ino
+                );
+                self.event_hole(seq, Some(inode), None)
+            }
+        }
+    }
+
+    /// Journals a hole in place of an event, and asks for what repairs it.
+    fn event_hole(&mut self, seq: u64, inode: Option<InodeKey>, repair: Option<Request>) -> Result<()> {
+        self.wanted.extend(repair);
+        self.record(own_record(seq, seq, Op::Hole { last_seq: seq, inode }))
     }
 
     /// Passes a record to the merger, and what comes out of it to the writer.
@@ -419,14 +426,18 @@ impl Cold {
         if holes.is_empty() {
             return Ok(());
         }
-        let handle = Handle {
-            shared: Arc::clone(&self.shared),
-        };
+        let handle = self.handle();
         let closed = |hole_seq| {
             let seq = handle.take_seq();
             own_record(seq, seq, Op::HoleClosed { hole_seq })
         };
         handle.submit(holes.into_iter().map(closed).collect())
+    }
+
+    fn handle(&self) -> Handle {
+        Handle {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     fn is_due(&self, idle: bool, stopping: bool) -> bool {

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use abi::{InodeRef, LostSlot};
+use abi::{EventKind, InodeRef, LostSlot, event_flags};
 use journal::record::{InodeKey, Op, SnapshotScope};
 use proptest::prelude::*;
 
 use super::super::{Limits, Request};
-use super::rig::{Rig, TOO_LONG, holes, last, limits, records, write_event};
+use super::rig::{Rig, TOO_LONG, bare_event, holes, last, limits, records, write_event};
 
 fn mark(name: &str) -> Op {
     Op::Mark {
@@ -111,6 +111,31 @@ fn numbers_that_never_come_are_holes_of_exactly_those_numbers_and_one_repair_clo
         })
         .collect();
     assert_eq!(closed, BTreeSet::from([first, third]));
+}
+
+#[test]
+fn what_may_concern_any_inode_is_a_hole_until_the_volume_is_read_again() {
+    // An event that tells nothing else is the hole itself; beside one that does, the hole has a number of its own.
+    for (kind, flag) in [
+        (EventKind::Changed, event_flags::WANT_EVERYTHING),
+        (EventKind::Evict, event_flags::WHITEOUT),
+    ] {
+        let rig = Rig::new();
+        let seq = rig.number();
+        rig.arrive(bare_event(seq, 10, kind, flag));
+        let Request::Everything { closes: Some(hole) } = rig.request() else {
+            panic!("{kind:?}: everything is to be read");
+        };
+        assert_eq!(hole == seq, kind == EventKind::Changed);
+        assert_eq!(rig.handle.status().holes_open, 1);
+        rig.own(Op::HoleClosed { hole_seq: hole });
+        rig.handle.served();
+        rig.until("no hole open", |rig| rig.handle.status().holes_open == 0);
+        assert!(rig.requests.try_recv().is_err(), "asked for once");
+        rig.flush();
+        assert_eq!(holes(&records(&rig.medium)), [(hole, hole)]);
+        rig.stop().0.unwrap();
+    }
 }
 
 #[test]

@@ -118,6 +118,24 @@ pub(super) fn write_event(seq: u64, ino: u64, bytes: usize) -> Vec<u8> {
     event
 }
 
+/// An event that says no more than its flags.
+pub(super) fn bare_event(seq: u64, ino: u64, kind: EventKind, flags: u16) -> Vec<u8> {
+    let mut head = Head {
+        size: u32::try_from(size_of::<Head>()).unwrap(),
+        kind: kind as u16,
+        flags,
+        seq,
+        ..Head::default()
+    };
+    head.state.inode = InodeRef {
+        ino,
+        generation: 1,
+        pad: 0,
+    };
+    // SAFETY: a plain struct of integers with explicit padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&head).cast::<u8>(), size_of::<Head>()) }.to_vec()
+}
+
 /// Bounds that do not keep a test waiting.
 pub(super) fn limits() -> Limits {
     Limits {
