@@ -120,6 +120,7 @@ fn trip(scenario: &Scenario) -> Trip {
         package: Vec::new(),
         mark_each: false,
         steps: false,
+        rows: false,
         size: 2048,
         mem: 3072,
         bin_dir: None,

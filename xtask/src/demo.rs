@@ -66,6 +66,7 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
         package: Vec::new(),
         mark_each: false,
         steps: false,
+        rows: false,
         size: 2048,
         mem: 3072,
         bin_dir,

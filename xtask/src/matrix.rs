@@ -154,6 +154,7 @@ fn trip(kernel: KernelLine, fs: FileSystem, script: PathBuf, bin_dir: PathBuf) -
         package: GUEST_PACKAGES.iter().map(ToString::to_string).collect(),
         mark_each: false,
         steps: false,
+        rows: true,
         size: ORIGIN_MIB,
         mem: GUEST_MEMORY_MIB,
         bin_dir: Some(bin_dir),

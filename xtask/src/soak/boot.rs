@@ -109,6 +109,7 @@ pub(super) fn boot(cell: Cell, jobs: &[Job], size: &Size, keep: &Path) -> Result
         package: Vec::new(),
         mark_each: false,
         steps: size.steps,
+        rows: false,
         size: DISK_MIB,
         mem: 3072,
         bin_dir: None,

@@ -98,6 +98,9 @@ pub(crate) struct Trip {
     /// Restore every point also record by record, and the end twice: all must give what the first restore gives
     #[arg(long)]
     pub(crate) steps: bool,
+    /// List the journal's rows about names, snapshots and holes, as the matrix wants them (with --keep: restore/results/journal.jsonl)
+    #[arg(long)]
+    pub(crate) rows: bool,
     /// Size of the origin and of the blank disk, MiB
     #[arg(long, default_value_t = 2048)]
     pub(crate) size: u64,
@@ -423,10 +426,13 @@ impl<'a> Stage<'a> {
                 read_only: true,
             },
         ];
-        let env = vec![(
-            "MKFS".into(),
-            trip.to_fs.map(|fs| fs.to_string()).unwrap_or_default(),
-        )];
+        let env = vec![
+            (
+                "MKFS".into(),
+                trip.to_fs.map(|fs| fs.to_string()).unwrap_or_default(),
+            ),
+            ("ROWS".into(), u8::from(trip.rows).to_string()),
+        ];
         let root = root::ensure_root(&[])?;
         self.machine(&root, disks, files, argv, env, dir)
             .run(sink)

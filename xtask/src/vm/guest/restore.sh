@@ -1,7 +1,7 @@
 #!/bin/bash
 # The second machine of a round trip: the medium, read-only, a blank disk, and nothing else of the first machine.
-# Environment: MKFS (empty: as recorded). Arguments: the points to restore, `final` or `mark-NAME`; before it `steps-`
-# (record by record) or `again-` (once more).
+# Environment: MKFS (empty: as recorded), ROWS (1: list rows of the journal). Arguments: the points to restore, `final`
+# or `mark-NAME`; before it `steps-` (record by record) or `again-` (once more).
 set -u
 
 fail() { echo "round trip: $*" >&2; exit 1; }
@@ -18,11 +18,13 @@ phase verify
 "$replayer" verify --medium /medium > /results/verify.out 2>> /results/replayer.log || { code=$?
     tail -n 20 /results/verify.out /results/replayer.log >&2
     fail "replayer verify ended with $code"; }
-phase rows
-# Names, snapshots and holes, without content: the matrix asks who was repaired.
-"$replayer" dump --medium /medium --json-lines 2>> /results/replayer.log |
-    grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole)"' > /results/journal.jsonl
-[ "${PIPESTATUS[*]}" = "0 0" ] || fail "cannot list the journal's rows"
+if [ "$ROWS" = 1 ]; then
+    phase rows
+    # Names, snapshots and holes, without content: the matrix asks who was repaired.
+    "$replayer" dump --medium /medium --json-lines 2>> /results/replayer.log |
+        grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole)"' > /results/journal.jsonl
+    [ "${PIPESTATUS[*]}" = "0 0" ] || fail "cannot list the journal's rows"
+fi
 
 failures=0
 for point in "$@"; do
