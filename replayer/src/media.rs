@@ -1,7 +1,8 @@
 //! The media: opens them, finds the volume and the moment, folds the journal, and reads the rows whose data is wanted. Owns the
 //! passage from `journal`'s words to the plan's; knows nothing of targets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -106,7 +107,23 @@ impl Media {
     }
 
     /// The journals of a volume, or of the only one: one for each chain, oldest first, never none.
+    ///
+    /// # Errors
+    /// Wrong usage where there are several volumes and none is named; the list of them is in it.
     pub(crate) fn journals_of(&self, uuid: Option<&str>) -> Result<Vec<&Journal>> {
+        let volumes: BTreeMap<&str, &Volume> = self
+            .journals()
+            .map(|journal| (journal.volume().uuid.as_str(), journal.volume()))
+            .collect();
+        if uuid.is_none() && volumes.len() > 1 {
+            let mut text = "several volumes are there: name one with --volume UUID".to_owned();
+            for (uuid, volume) in volumes {
+                let (fs_type, path) = (&volume.fs_type, &volume.mount_path);
+                let _writing_to_a_string_cannot_fail =
+                    write!(text, "\n  {uuid}  {fs_type} {path} of {}", volume.hostname);
+            }
+            return Err(failure(Exit::Usage, text));
+        }
         Ok(self.reader.volume(uuid)?)
     }
 

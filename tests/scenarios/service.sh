@@ -134,7 +134,7 @@ ended 0 ""
 [ -z "$(ls -A /sys/fs/bpf/tapeworm)" ] && ok || bad "programs stay"
 ua=$(uuid $a) ub=$(uuid $b)
 expect 0 "$ub" replayer verify --medium /medium
-expect 10 "$ua" replayer restore --medium /medium --to /empty
+expect 2 "$ua" replayer restore --medium /medium --to /empty
 same $ua mark:only-a /run/a-only /medium
 same $ua latest /run/a-end /medium
 same $ub mark:both /run/b-both /medium

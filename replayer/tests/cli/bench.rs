@@ -127,10 +127,15 @@ impl Bench {
     /// A new medium with its own chain of the volume, recorded so much later.
     pub(crate) fn add_medium(&self, name: &str, later_ns: i64, segments: &[Vec<Record>]) {
         std::fs::create_dir(self.path(name)).expect("make");
-        let store = Arc::new(DirStore::open(&self.path(name)).expect("open"));
+        self.add_volume(name, UUID, later_ns, segments);
+    }
+
+    /// A volume on a medium.
+    pub(crate) fn add_volume(&self, medium: &str, uuid: &str, later_ns: i64, segments: &[Vec<Record>]) {
+        let store = Arc::new(DirStore::open(&self.path(medium)).expect("open"));
         Label::ensure(&*store, b"#!/bin/sh\n", 1).expect("label");
         let volume = VolumeInfo {
-            uuid: UUID.to_owned(),
+            uuid: uuid.to_owned(),
             fs_type: "ext4".to_owned(),
             root: key(1),
             ..VolumeInfo::default()

@@ -126,6 +126,23 @@ fn no_journal_there() {
 }
 
 #[test]
+fn several_volumes_and_none_named_is_wrong_usage() {
+    const OTHER: &str = "fedcba98-0123-4567-89ab-cdef01234567";
+    let bench = Bench::new(&story());
+    bench.add_volume("medium", OTHER, 0, &[base()]);
+    for uuid in [UUID, OTHER] {
+        refused(&bench, &[], 2, uuid);
+        let output = bench.run(&["dump", "--medium", "medium"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(uuid));
+    }
+    refused(&bench, &["--volume", "11111111"], 10, OTHER);
+    assert_eq!(bench.restore(&["--volume", UUID]).status.code(), Some(0));
+    // What speaks of all volumes needs no name.
+    assert_eq!(bench.run(&["points", "--medium", "medium"]).status.code(), Some(0));
+}
+
+#[test]
 fn a_flipped_byte_is_found_before_anything_is_written() {
     let bench = Bench::new(&story());
     let segment = bench.segment(2, "parquet");
