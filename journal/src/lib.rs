@@ -25,4 +25,4 @@ pub use points::{At, OpenHole, ResolvedPoint, resolve};
 pub use reader::{Journal, Reader, RowRef, Segment};
 pub use segment::Projection;
 pub use verify::{EpochRange, VerifyReport};
-pub use writer::{SealedSegment, Writer};
+pub use writer::{Head, SealedSegment, Writer};

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::label::Label;
 use crate::manifest::{
@@ -31,6 +33,76 @@ pub struct SealedSegment {
     pub bytes: u64,
     /// BLAKE3 of the segment, hexadecimal.
     pub blake3: String,
+}
+
+/// The end of a volume's chain on a medium, as far as it takes to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The chain.
+    pub chain: String,
+    /// Its newest epoch.
+    pub epoch: u64,
+    /// Last sequence number that is sealed in it.
+    pub last_seq: u64,
+}
+
+impl Head {
+    /// The end of the volume's chain on a medium; `None` where nothing of the volume is there.
+    ///
+    /// # Errors
+    /// As [`Writer::open`].
+    pub fn of(store: &dyn Store, uuid: &str) -> Result<Option<Self>> {
+        Ok(End::find(store, uuid)?.newest.map(|(manifest, _)| Self {
+            chain: manifest.chain,
+            epoch: manifest.epoch,
+            last_seq: manifest.last_seq,
+        }))
+    }
+}
+
+/// What a writer finds on a medium.
+struct End {
+    label: Label,
+    /// The newest manifest of the volume, and its hash.
+    newest: Option<(Manifest, String)>,
+    /// Indexes after it that are taken by segments without a manifest.
+    void: Vec<u64>,
+}
+
+impl End {
+    fn find(store: &dyn Store, uuid: &str) -> Result<Self> {
+        let label = Label::of_writable(store)?;
+        let objects = store
+            .list()
+            .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
+        let (mut newest_manifest, mut newest_index) = (0, 0);
+        for object in &objects {
+            if let Some((volume, index, is_manifest)) = parse_name(&object.name)
+                && volume == uuid
+            {
+                newest_index = newest_index.max(index);
+                if is_manifest {
+                    newest_manifest = newest_manifest.max(index);
+                }
+            }
+        }
+        let mut newest = None;
+        if newest_manifest > 0 {
+            let name = manifest_name(uuid, newest_manifest);
+            let (manifest, hash) = read_manifest(store, &name)?;
+            if manifest.format != FORMAT_VERSION {
+                return Err(Error::Integrity(format!(
+                    "{name} has another format than the label of its medium"
+                )));
+            }
+            newest = Some((manifest, hash));
+        }
+        Ok(Self {
+            label,
+            newest,
+            void: (newest_manifest + 1..=newest_index).collect(),
+        })
+    }
 }
 
 /// Where the chain goes on.
@@ -72,37 +144,16 @@ impl Writer {
     /// [`Error::Integrity`] if the newest manifest there is damaged: nothing is chained to what cannot be trusted.
     /// [`Error::NoJournal`] without a label, [`Error::Unsupported`] on a medium of an older format.
     pub fn open(store: Arc<dyn Store>, volume: VolumeInfo) -> Result<Self> {
-        let label = Label::of_writable(&*store)?;
-        let objects = store
-            .list()
-            .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
-        let (mut newest_manifest, mut newest) = (0, 0);
-        for object in &objects {
-            if let Some((uuid, index, is_manifest)) = parse_name(&object.name)
-                && uuid == volume.uuid
-            {
-                newest = newest.max(index);
-                if is_manifest {
-                    newest_manifest = newest_manifest.max(index);
-                }
-            }
-        }
-        let (mut id, mut previous, mut epoch) = (label.medium, None, 1);
-        if newest_manifest > 0 {
-            let name = manifest_name(&volume.uuid, newest_manifest);
-            let (manifest, hash) = read_manifest(&*store, &name)?;
-            if manifest.format != FORMAT_VERSION {
-                return Err(Error::Integrity(format!(
-                    "{name} has another format than the label of its medium"
-                )));
-            }
-            (id, previous, epoch) = (manifest.chain, Some(hash), manifest.epoch + 1);
-        }
+        let End { label, newest, void } = End::find(&*store, &volume.uuid)?;
+        let (id, previous, epoch, index) = match newest {
+            Some((manifest, hash)) => (manifest.chain, Some(hash), manifest.epoch + 1, manifest.index),
+            None => (label.medium, None, 1, 0),
+        };
         let chain = Chain {
             id,
             previous,
-            next_index: newest + 1,
-            void_indexes: (newest_manifest + 1..=newest).collect(),
+            next_index: index + 1 + void.len() as u64,
+            void_indexes: void,
         };
         Ok(Self {
             store,
@@ -113,6 +164,32 @@ impl Writer {
             last_seq: None,
             sealed_seq: None,
         })
+    }
+
+    /// Continues the volume's chain on the medium within its newest epoch, for whoever takes the place of a writer that ended without
+    /// ending the epoch. `None` where the chain on the medium does not end with `head`: its epoch cannot go on there.
+    ///
+    /// # Errors
+    /// As [`Writer::open`].
+    pub fn resume(store: Arc<dyn Store>, volume: VolumeInfo, head: &Head) -> Result<Option<Self>> {
+        if Head::of(&*store, &volume.uuid)?.as_ref() != Some(head) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            epoch: head.epoch,
+            last_seq: Some(head.last_seq),
+            sealed_seq: Some(head.last_seq),
+            ..Self::open(store, volume)?
+        }))
+    }
+
+    /// The end of the chain as it will be once everything up to `last_seq` is sealed.
+    pub fn head_at(&self, last_seq: u64) -> Head {
+        Head {
+            chain: self.chain.id.clone(),
+            epoch: self.epoch,
+            last_seq,
+        }
     }
 
     /// The epoch that this writer writes.

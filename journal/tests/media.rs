@@ -9,7 +9,7 @@ use std::sync::Arc;
 use journal::record::{Actor, Attributes, Entry, InodeKey, Op, Record};
 use journal::store::memory::{Failure, MemoryStore};
 use journal::store::{DirStore, ObjectKind, Store};
-use journal::{At, Error, Label, Projection, Reader, VolumeInfo, Writer};
+use journal::{At, Error, Head, Label, Projection, Reader, VolumeInfo, Writer};
 
 const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000002";
 
@@ -85,6 +85,40 @@ fn seqs(store: &MemoryStore) -> Vec<u64> {
 
 fn name(index: u64, suffix: &str) -> String {
     format!("{UUID}/{index:010}.{suffix}")
+}
+
+#[test]
+fn a_writer_goes_on_within_the_epoch_of_one_that_was_killed() {
+    let store = medium();
+    let head = Head::of(&store, UUID).unwrap().unwrap();
+    assert_eq!((head.epoch, head.last_seq), (1, 9));
+    let resume = |head: &Head| Writer::resume(Arc::new(store.clone()), volume(), head).unwrap();
+    for other in [
+        Head {
+            last_seq: 6,
+            ..head.clone()
+        },
+        Head {
+            epoch: 2,
+            ..head.clone()
+        },
+        Head {
+            chain: "another".to_owned(),
+            ..head.clone()
+        },
+    ] {
+        assert!(resume(&other).is_none(), "{other:?}");
+    }
+    let mut writer = resume(&head).unwrap();
+    assert!(writer.push(&write(9)).is_err(), "it is sealed already");
+    writer.push(&write(10)).unwrap();
+    assert_eq!(writer.head_at(10), Head { last_seq: 10, ..head });
+    writer.seal().unwrap();
+    assert_eq!(seqs(&store), (1..=10).collect::<Vec<_>>());
+    assert!(problems(&store).is_empty());
+    assert_eq!(Head::of(&store, UUID).unwrap().unwrap().last_seq, 10);
+    // Whoever does not resume begins another epoch.
+    assert_eq!(Writer::open(Arc::new(store), volume()).unwrap().epoch(), 2);
 }
 
 #[test]
