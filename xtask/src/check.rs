@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use crate::check_scenarios::Scenario;
 use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
 use crate::vm::roundtrip::FileSystem;
@@ -22,11 +23,14 @@ pub(crate) struct TestArgs {
     /// Leave out everything that needs a virtual machine
     #[arg(long)]
     quick: bool,
+    /// Every scenario on every kernel and file system that it is for instead
+    #[arg(long, group = "long-run")]
+    scenarios: bool,
     /// Every operation on every kernel with every file system instead; writes tests/MATRIX.md
     #[arg(long, group = "long-run")]
     matrix: bool,
-    /// With --matrix: only this operation
-    #[arg(long, value_name = "OP", requires = "matrix")]
+    /// With --matrix: only this operation; with --scenarios: only this script
+    #[arg(long, value_name = "NAME", requires = "long-run", conflicts_with = "soak")]
     only: Vec<String>,
     /// Long random runs instead: many seeds of the generator, results in tests/soak.log
     #[arg(long, group = "long-run")]
@@ -40,10 +44,10 @@ pub(crate) struct TestArgs {
 /// Which machines a long run is for.
 #[derive(Args)]
 pub(crate) struct Cells {
-    /// With --matrix or --soak: only these kernels
+    /// With --matrix, --scenarios or --soak: only these kernels
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) kernel: Vec<KernelLine>,
-    /// With --matrix or --soak: only these file systems
+    /// With --matrix, --scenarios or --soak: only these file systems
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) fs: Vec<FileSystem>,
 }
@@ -95,6 +99,7 @@ impl AddAssign for Counts {
 pub(crate) fn run(args: TestArgs) -> Outcome {
     let TestArgs {
         quick,
+        scenarios,
         matrix,
         only,
         soak,
@@ -108,6 +113,10 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         return soak::run(soak_args, &cells);
     }
     let mut tally = Tally::default();
+    if scenarios {
+        tally.scenarios(&check_scenarios::chosen(&cells, &only)?);
+        return Ok(tally.close());
+    }
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));
     tally.check("format of the eBPF programs", || {
         cargo(&["fmt", "--manifest-path", "ebpf/Cargo.toml", "--", "--check"])
@@ -132,21 +141,9 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         for scenario in &check_machines::CI {
             tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));
         }
-        for scenario in &check_scenarios::CI {
-            tally.check(&format!("scenario {scenario}"), || {
-                check_scenarios::pass(scenario)
-            });
-        }
+        tally.scenarios(check_scenarios::CI);
     }
-    for name in &tally.failures {
-        say(&format!("FAILED: {name}"));
-    }
-    println!("{}", tally.counts.closing_line());
-    Ok(if tally.counts.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(tally.close())
 }
 
 /// What was run so far.
@@ -165,6 +162,28 @@ impl Tally {
                 ..Counts::default()
             })
         });
+    }
+
+    fn scenarios(&mut self, scenarios: &[Scenario]) {
+        for scenario in scenarios {
+            self.check(&format!("scenario {scenario}"), || {
+                check_scenarios::pass(scenario)
+            });
+        }
+    }
+
+    /// Names what failed, and prints the closing line.
+    fn close(self) -> ExitCode {
+        let Self { counts, failures } = self;
+        for name in &failures {
+            say(&format!("FAILED: {name}"));
+        }
+        println!("{}", counts.closing_line());
+        if counts.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 
     /// Runs a check that counts by itself. A failure does not keep the checks after it from being run.

@@ -13,7 +13,8 @@ use clap::Args;
 
 use crate::vm::kernel::KernelLine;
 use crate::vm::machine::Sink;
-use crate::vm::roundtrip::{FileSystem, Report, Stage, Trip};
+use crate::vm::roundtrip::{FileSystem, Stage, Trip};
+use crate::vm::verdict::Report;
 use crate::vm::{finish, run_dir};
 use crate::{Outcome, debian};
 
@@ -57,20 +58,10 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
     let script = scratch.join("work.sh");
     fs::write(&script, WORK).context("write the script of the demonstration")?;
     let trip = Trip {
-        kernel,
-        fs: FileSystem::Ext4,
-        to_fs: None,
-        script,
-        before: None,
         file: vec![(source, "/opt/demo/source.tar".into())],
-        package: Vec::new(),
-        mark_each: false,
-        steps: false,
-        rows: false,
-        size: 2048,
-        mem: 3072,
         bin_dir,
         timeout: 1800,
+        ..Trip::new(kernel, FileSystem::Ext4, script)
     };
     let stage = Stage::prepare(&trip)?;
     step(

@@ -20,7 +20,8 @@ use self::table::{Mark, Table, Verdict};
 use crate::build::{self, Profile};
 use crate::check::Cells;
 use crate::vm::kernel::KernelLine;
-use crate::vm::roundtrip::{self, FileSystem, Report, Shown, Trip};
+use crate::vm::roundtrip::{self, FileSystem, Shown, Trip};
+use crate::vm::verdict::Report;
 use crate::{Outcome, setup, vm};
 
 /// Where the guest program lies in the first machine.
@@ -145,20 +146,14 @@ fn write_script(dir: &Path, kernel: KernelLine, fs: FileSystem, names: &[String]
 
 fn trip(kernel: KernelLine, fs: FileSystem, script: PathBuf, bin_dir: PathBuf) -> Trip {
     Trip {
-        kernel,
-        fs,
-        to_fs: None,
-        script,
-        before: None,
         file: vec![(bin_dir.join("ops"), GUEST_OPS.into())],
         package: GUEST_PACKAGES.iter().map(ToString::to_string).collect(),
-        mark_each: false,
-        steps: false,
-        rows: true,
         size: ORIGIN_MIB,
         mem: GUEST_MEMORY_MIB,
         bin_dir: Some(bin_dir),
+        rows: true,
         timeout: MACHINE_TIME_MAX_S,
+        ..Trip::new(kernel, fs, script)
     }
 }
 

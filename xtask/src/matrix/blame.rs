@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::OpsLine;
-use crate::vm::roundtrip::Report;
+use crate::vm::verdict::Report;
 
 /// What was repaired after the base.
 #[derive(Debug, Default, PartialEq, Eq)]

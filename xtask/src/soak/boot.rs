@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::vm::kernel::KernelLine;
-use crate::vm::roundtrip::{self, FileSystem, Report, Shown, Trip};
+use crate::vm::roundtrip::{self, FileSystem, Shown, Trip};
+use crate::vm::verdict::Report;
 use crate::{build, vm};
 
 /// Where the generator and the plans lie in the guest.
@@ -100,20 +101,11 @@ pub(super) fn boot(cell: Cell, jobs: &[Job], size: &Size, keep: &Path) -> Result
     fs::write(&script, script_text(jobs, size)).context("write script")?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("make the script executable")?;
     let trip = Trip {
-        kernel: cell.kernel,
-        fs: cell.fs,
-        to_fs: None,
-        script,
-        before: None,
         file: vec![(brought, GUEST_DIR.into())],
-        package: Vec::new(),
-        mark_each: false,
         steps: size.steps,
-        rows: false,
         size: DISK_MIB,
-        mem: 3072,
-        bin_dir: None,
         timeout: MACHINE_TIME_MAX_S,
+        ..Trip::new(cell.kernel, cell.fs, script)
     };
     if keep.exists() {
         fs::remove_dir_all(keep).with_context(|| format!("remove {}", keep.display()))?;

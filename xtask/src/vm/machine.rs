@@ -50,6 +50,32 @@ pub(crate) struct Disk {
     pub(crate) usb: bool,
     /// The guest cannot write to it.
     pub(crate) read_only: bool,
+    /// File that gets a log of all writes (`blocklog`); for virtio disks only.
+    pub(crate) write_log: Option<PathBuf>,
+}
+
+impl Disk {
+    /// A disk that the guest can write to, on virtio.
+    pub(crate) fn virtio(image: PathBuf, name: &str) -> Self {
+        Self {
+            image,
+            name: name.into(),
+            usb: false,
+            read_only: false,
+            write_log: None,
+        }
+    }
+
+    /// A disk on a USB port.
+    pub(crate) fn usb(image: PathBuf, name: &str, read_only: bool) -> Self {
+        Self {
+            image,
+            name: name.into(),
+            usb: true,
+            read_only,
+            write_log: None,
+        }
+    }
 }
 
 /// Everything about one run.
@@ -259,7 +285,10 @@ impl Machine<'_> {
         }
         // The job's disks come first, so that they also are vda, vdb, ... in the order given.
         for disk in self.disks.iter().filter(|d| !d.usb) {
-            add_disk(&mut cmd, &disk.image, &disk.name, disk.read_only, false)?;
+            match &disk.write_log {
+                Some(log) => add_logged_disk(&mut cmd, &disk.image, &disk.name, log)?,
+                None => add_disk(&mut cmd, &disk.image, &disk.name, disk.read_only, false)?,
+            }
         }
         add_disk(&mut cmd, self.root, "guest-root", false, true)?;
         add_disk(&mut cmd, Path::new("input.cpio"), "guest-input", true, false)?;
@@ -385,13 +414,11 @@ pub(super) const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oo
     systemd.show_status=false random.trust_cpu=on tsc=reliable no_timer_check";
 
 fn drive(image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<String> {
-    let image = image.to_str().context("path of a disk image is not UTF-8")?;
+    let image = option_value(image)?;
     ensure!(
         name.len() <= 20 && !name.contains(','),
         "disk name {name:?} is too long or has a comma"
     );
-    // A comma in a value is written twice.
-    let image = image.replace(',', ",,");
     let (ro, snap) = (
         if read_only { "on" } else { "off" },
         if snapshot { "on" } else { "off" },
@@ -399,6 +426,30 @@ fn drive(image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<St
     Ok(format!(
         "id={name},if=none,format=raw,cache=unsafe,discard=unmap,file={image},readonly={ro},snapshot={snap}"
     ))
+}
+
+/// A path as a value in one of QEMU's option lists: a comma is written twice.
+fn option_value(path: &Path) -> Result<String> {
+    let path = path.to_str().context("path of a disk image is not UTF-8")?;
+    Ok(path.replace(',', ",,"))
+}
+
+/// A virtio disk with QEMU's blklogwrites driver on top: every write goes to the log, too.
+fn add_logged_disk(cmd: &mut Command, image: &Path, name: &str, log: &Path) -> Result<()> {
+    let (image, log) = (option_value(image)?, option_value(log)?);
+    for node in [
+        format!("driver=file,node-name={name}-file,filename={image},cache.no-flush=on,discard=unmap"),
+        format!("driver=raw,node-name={name}-raw,file={name}-file,discard=unmap"),
+        format!("driver=file,node-name={name}-log,filename={log},cache.no-flush=on"),
+        // Flushes must reach this one: they make it write down how many entries the log has.
+        format!(
+            "driver=blklogwrites,node-name={name},file={name}-raw,log={name}-log,log-sector-size=512,discard=unmap"
+        ),
+    ] {
+        cmd.args(["-blockdev", &node]);
+    }
+    cmd.args(["-device", &format!("virtio-blk-pci,drive={name},serial={name}")]);
+    Ok(())
 }
 
 fn add_disk(cmd: &mut Command, image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Owns the command line of `vm` and what its commands share: run directories and the project's binaries for the
 //! guest. The machine itself is in `machine`, what the guests boot in `kernel` and `root`.
 
+mod blocklog;
 mod cpio;
 pub(crate) mod kernel;
 mod kvm;
@@ -10,6 +11,7 @@ pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;
+pub(crate) mod verdict;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -172,11 +174,10 @@ impl DiskSource {
                 fs::canonicalize(path).with_context(|| format!("find disk image {}", path.display()))?
             }
         };
-        Ok(Disk {
-            image,
-            name: name.to_string(),
-            usb,
-            read_only: false,
+        Ok(if usb {
+            Disk::usb(image, name, false)
+        } else {
+            Disk::virtio(image, name)
         })
     }
 }

@@ -1,36 +1,43 @@
 //! `cargo xtask vm roundtrip`: record a workload in one machine, rebuild it in another from the medium alone, compare.
 //!
-//! Owns the order of a round trip and its verdict. What happens inside the guests is in `guest/*.sh`; what a digest
-//! is and how two differ is the oracle's business.
+//! Owns the order of a round trip. What happens inside the guests is in `guest/*.sh`, what it came to in `verdict`.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Disk, Ended, Machine, Sink};
 use super::run::{GUEST_SCRIPT, project_binaries, script_command};
-use super::{blank_image, check_script, ensure_host, finish, parse_file, root, run_dir};
+use super::verdict::{Oracle, Report, compare, print_verdict, tell_details};
+use super::{blank_image, blocklog, check_script, ensure_host, finish, parse_file, root, run_dir};
 use crate::{Outcome, setup};
 
 const RECORD: &str = include_str!("guest/record.sh");
 const RESTORE: &str = include_str!("guest/restore.sh");
 const MARK: &str = include_str!("guest/mark.sh");
 const MARK_EACH: &str = include_str!("guest/mark-each.sh");
-/// Lines of a comparison that are shown; the kept digests hold the rest.
-const DIFFERENCES_SHOWN: usize = 40;
 /// Room for the spool; sparse.
 const SPOOL_MIB: u64 = 4096;
 /// Begins the name of a point that is restored record by record, and of one that is restored a second time.
 const STEPS: &str = "steps-";
 const AGAIN: &str = "again-";
+/// Size of the origin and of the blank disk, when nothing else is said.
+const SIZE_MIB: u64 = 2048;
+/// Memory of each machine, when nothing else is said.
+const MEM_MIB: u32 = 3072;
+/// Time that each machine may take, when nothing else is said.
+const TIMEOUT_S: u64 = 1200;
+/// The disk that was rebuilt from the log of the origin's writes.
+const LOGGED: &str = "logged";
+/// Point of a report, and digest: that disk, read through its file system.
+const BLOCK_LOG: &str = "block-log";
 /// The medium has at least this room; sparse.
 const MEDIUM_MIB_MIN: u64 = 8192;
 
@@ -92,6 +99,9 @@ pub(crate) struct Trip {
     /// Further Debian package in the first machine
     #[arg(long, value_name = "DEB")]
     pub(crate) package: Vec<String>,
+    /// Log every write to the origin's disk below the file system, rebuild the disk from that log, compare with it too
+    #[arg(long)]
+    pub(crate) block_log: bool,
     /// Set a mark after every top-level command of the script, which must be one for bash
     #[arg(long)]
     pub(crate) mark_each: bool,
@@ -102,71 +112,39 @@ pub(crate) struct Trip {
     #[arg(long)]
     pub(crate) rows: bool,
     /// Size of the origin and of the blank disk, MiB
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = SIZE_MIB)]
     pub(crate) size: u64,
     /// Memory of each machine, MiB
-    #[arg(long, default_value_t = 3072)]
+    #[arg(long, default_value_t = MEM_MIB)]
     pub(crate) mem: u32,
     /// Take recorder, replayer and oracle from this directory, as they are, instead of building them
     #[arg(long, value_name = "DIR")]
     pub(crate) bin_dir: Option<PathBuf>,
     /// Time that each machine may take, seconds
-    #[arg(long, value_name = "S", default_value_t = 1200)]
+    #[arg(long, value_name = "S", default_value_t = TIMEOUT_S)]
     pub(crate) timeout: u64,
 }
 
-/// A point of the journal that was restored.
-#[derive(Serialize)]
-pub(crate) struct Point {
-    /// `final` or `mark-NAME`.
-    pub(crate) name: String,
-    pub(crate) same: bool,
-    pub(crate) entries: Option<u64>,
-    pub(crate) bytes: Option<u64>,
-    /// What the oracle says of the first differences.
-    pub(crate) differences: Vec<String>,
-}
-
-/// Result of a round trip.
-#[derive(Serialize)]
-pub(crate) struct Report {
-    pub(crate) kernel: String,
-    pub(crate) fs: String,
-    pub(crate) to_fs: String,
-    /// All points were restored alike, and the script itself ended with 0.
-    pub(crate) ok: bool,
-    pub(crate) script_code: i32,
-    /// The final state comes first.
-    pub(crate) points: Vec<Point>,
-    /// Room that the origin's files took at the end, bytes.
-    pub(crate) origin_bytes: u64,
-    /// Room taken on the medium, bytes.
-    pub(crate) medium_bytes: u64,
-    pub(crate) record_s: f64,
-    pub(crate) restore_s: f64,
-    /// `recorder status --json` after the flush.
-    pub(crate) status: serde_json::Value,
-    pub(crate) kernel_warnings: Vec<String>,
-}
-
-impl Report {
-    /// Entries and bytes of the final tree, as the oracle counts them.
-    pub(crate) fn size(&self) -> (u64, u64) {
-        let end = self.points.first();
-        (
-            end.and_then(|p| p.entries).unwrap_or(0),
-            end.and_then(|p| p.bytes).unwrap_or(0),
-        )
-    }
-
-    /// Holes that the recorder still had open after the flush.
-    pub(crate) fn holes_open(&self) -> u64 {
-        let volumes = self.status.get("volumes").and_then(serde_json::Value::as_array);
-        volumes
-            .into_iter()
-            .flatten()
-            .filter_map(|v| v.get("holes_open")?.as_u64())
-            .sum()
+impl Trip {
+    /// A round trip as the command line makes it when nothing else is said.
+    pub(crate) fn new(kernel: KernelLine, fs: FileSystem, script: PathBuf) -> Self {
+        Self {
+            kernel,
+            fs,
+            to_fs: None,
+            script,
+            before: None,
+            file: Vec::new(),
+            package: Vec::new(),
+            block_log: false,
+            mark_each: false,
+            steps: false,
+            rows: false,
+            size: SIZE_MIB,
+            mem: MEM_MIB,
+            bin_dir: None,
+            timeout: TIMEOUT_S,
+        }
     }
 }
 
@@ -199,49 +177,6 @@ pub(super) fn run(args: RoundtripArgs) -> Outcome {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn print_verdict(report: &Report) {
-    if report.points.iter().all(|p| p.same) {
-        let (entries, bytes) = report.size();
-        println!("SAME {entries} {bytes}");
-        return;
-    }
-    for point in report.points.iter().filter(|p| !p.same) {
-        println!("DIFFERENT at {}", point.name);
-        for line in &point.differences {
-            println!("  {line}");
-        }
-    }
-}
-
-fn tell_details(report: &Report, took: Duration) {
-    for warning in &report.kernel_warnings {
-        setup::say(&format!("a guest's kernel warns: {warning}"));
-    }
-    if report.script_code != 0 {
-        setup::say(&format!(
-            "the script ended with {}: the round trip counts as failed",
-            report.script_code
-        ));
-    }
-    if report.holes_open() != 0 {
-        setup::say(&format!(
-            "the recorder reports {} open holes",
-            report.holes_open()
-        ));
-    }
-    let same = report.points.iter().filter(|p| p.same).count();
-    setup::say(&format!(
-        "kernel {}, {} to {}: {same} of {} points the same; recorded in {:.0} s, restored in {:.0} s, {:.0} s in all",
-        report.kernel,
-        report.fs,
-        report.to_fs,
-        report.points.len(),
-        report.record_s,
-        report.restore_s,
-        took.as_secs_f64()
-    ));
 }
 
 /// The guests' output goes to stderr: stdout is for the verdict.
@@ -349,17 +284,13 @@ impl<'a> Stage<'a> {
         argv.extend(script_command(&trip.script)?);
         let dir = self.dir.join("record");
         fs::create_dir(&dir).context("create directory of the first machine")?;
-        let disks = vec![
-            virtio(blank_image(&dir, "origin", trip.size)?, "origin"),
-            virtio(blank_image(&dir, "spool", SPOOL_MIB)?, "spool"),
-            Disk {
-                image: self.medium.clone(),
-                name: "medium".into(),
-                usb: true,
-                read_only: false,
-            },
-        ];
-        let flag = |set: bool| if set { "1" } else { "0" }.to_string();
+        let mut origin = Disk::virtio(blank_image(&dir, "origin", trip.size)?, "origin");
+        if trip.block_log {
+            origin.write_log = Some(blank_image(&dir, "origin-log", 0)?);
+        }
+        let spool = Disk::virtio(blank_image(&dir, "spool", SPOOL_MIB)?, "spool");
+        let disks = vec![origin, spool, Disk::usb(self.medium.clone(), "medium", false)];
+        let flag = |set: bool| u8::from(set).to_string();
         let env = vec![
             ("FS".into(), trip.fs.to_string()),
             ("MARK_EACH".into(), flag(trip.mark_each)),
@@ -391,11 +322,26 @@ impl<'a> Stage<'a> {
             points.extend(stepwise);
             points.push(format!("{AGAIN}final"));
         }
+        if trip.block_log {
+            self.replay_log(&dir.join("origin-log.img"))?;
+        }
         for image in ["origin.img", "spool.img"] {
             // The disk is lost: nothing of it may help the second machine.
             fs::remove_file(dir.join(image)).with_context(|| format!("remove {image}"))?;
         }
         Ok(Recorded { ended, points })
+    }
+
+    /// Rebuilds the origin's disk from the writes that QEMU has seen: what neither recorder nor replayer had a part in.
+    fn replay_log(&self, log: &Path) -> Result<()> {
+        let image = blank_image(&self.dir, LOGGED, self.trip.size)?;
+        let replayed = blocklog::replay(log, &image).context("replay the log of the origin's disk")?;
+        setup::say(&format!(
+            "the log of the origin's disk has {} entries, {} MiB of writes",
+            replayed.entries,
+            replayed.bytes >> 20
+        ));
+        fs::remove_file(log).context("remove the log of the origin's disk")
     }
 
     /// The second machine: the medium, read-only, and a blank disk.
@@ -406,31 +352,27 @@ impl<'a> Stage<'a> {
             counted(recorded.points.len())
         ));
         let guest = self.write_guest_scripts()?;
-        let mut files: Vec<(PathBuf, String)> = self
-            .binaries
-            .iter()
-            .filter(|(_, to)| to.ends_with("/oracle"))
-            .cloned()
-            .collect();
-        files.push((guest.join("restore"), "/opt/job/restore".into()));
+        let files = vec![
+            (self.oracle()?.to_path_buf(), "/usr/local/bin/oracle".into()),
+            (guest.join("restore"), "/opt/job/restore".into()),
+        ];
         let mut argv = vec!["/opt/job/restore".to_string()];
         argv.extend(recorded.points.iter().cloned());
         let dir = self.dir.join("restore");
         fs::create_dir(&dir).context("create directory of the second machine")?;
-        let disks = vec![
-            virtio(blank_image(&dir, "blank", trip.size)?, "blank"),
-            Disk {
-                image: self.medium.clone(),
-                name: "medium".into(),
-                usb: true,
-                read_only: true,
-            },
+        let mut disks = vec![
+            Disk::virtio(blank_image(&dir, "blank", trip.size)?, "blank"),
+            Disk::usb(self.medium.clone(), "medium", true),
         ];
+        if trip.block_log {
+            disks.push(Disk::virtio(self.dir.join(format!("{LOGGED}.img")), LOGGED));
+        }
         let env = vec![
             (
                 "MKFS".into(),
                 trip.to_fs.map(|fs| fs.to_string()).unwrap_or_default(),
             ),
+            ("BLOCK_LOG".into(), u8::from(trip.block_log).to_string()),
             ("ROWS".into(), u8::from(trip.rows).to_string()),
         ];
         let root = root::ensure_root(&[])?;
@@ -451,10 +393,27 @@ impl<'a> Stage<'a> {
                 .parse::<u64>()
                 .with_context(|| format!("read number in {name}"))
         };
-        let points = points
+        let digest = |machine: &str, name: &str| self.dir.join(machine).join("results/digests").join(name);
+        // What only one of two file systems holds cannot come back.
+        let oracle = Oracle {
+            program: self.oracle()?,
+            held_by: self.trip.to_fs.map(|to_fs| [self.trip.fs, to_fs]),
+        };
+        let mut points = points
             .iter()
-            .map(|name| self.compare(name))
+            .map(|name| {
+                compare(
+                    &oracle,
+                    name,
+                    &digest("record", live_point(name)),
+                    &digest("restore", name),
+                )
+            })
             .collect::<Result<Vec<_>>>()?;
+        if self.trip.block_log {
+            let (logged, end) = (digest("restore", BLOCK_LOG), digest("restore", "final"));
+            points.push(compare(&oracle, BLOCK_LOG, &logged, &end)?);
+        }
         let script_code = i32::try_from(number("script-code")?).context("exit code of the script")?;
         let mut kernel_warnings = ended.warnings;
         kernel_warnings.extend(restored.warnings);
@@ -474,53 +433,9 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn compare(&self, name: &str) -> Result<Point> {
-        let restored = self.dir.join("restore/results/digests").join(name);
-        let mut point = Point {
-            name: name.to_string(),
-            same: false,
-            entries: None,
-            bytes: None,
-            differences: Vec::new(),
-        };
-        if !restored.is_file() {
-            point.differences.push("was not restored".into());
-            return Ok(point);
-        }
-        let oracle = &self
-            .binaries
-            .iter()
-            .find(|(_, to)| to.ends_with("/oracle"))
-            .context("no oracle")?
-            .0;
-        let mut command = Command::new(oracle);
-        command
-            .arg("compare")
-            .arg(self.dir.join("record/results/digests").join(live_point(name)))
-            .arg(restored);
-        if let Some(to_fs) = self.trip.to_fs {
-            // What only one of the two file systems holds cannot come back.
-            command.args(["--held-by", &self.trip.fs.to_string(), &to_fs.to_string()]);
-        }
-        let out = command
-            .stdin(Stdio::null())
-            .output()
-            .context("start oracle compare")?;
-        let text = String::from_utf8_lossy(&out.stdout);
-        match out.status.code() {
-            Some(0) => {
-                let (entries, bytes) =
-                    parse_same(&text).with_context(|| format!("understand the oracle: {text:?}"))?;
-                (point.same, point.entries, point.bytes) = (true, Some(entries), Some(bytes));
-            }
-            Some(1) => point.differences = text.lines().take(DIFFERENCES_SHOWN).map(str::to_string).collect(),
-            _ => bail!(
-                "oracle compare ended with {}: {}",
-                out.status,
-                String::from_utf8_lossy(&out.stderr).trim()
-            ),
-        }
-        Ok(point)
+    fn oracle(&self) -> Result<&Path> {
+        let oracle = self.binaries.iter().find(|(_, to)| to.ends_with("/oracle"));
+        Ok(&oracle.context("find the oracle among the binaries")?.0)
     }
 
     fn machine<'m>(
@@ -567,15 +482,6 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn virtio(image: PathBuf, name: &str) -> Disk {
-    Disk {
-        image,
-        name: name.into(),
-        usb: false,
-        read_only: false,
-    }
-}
-
 /// The point of the live tree that a restored one is compared with.
 pub(crate) fn live_point(name: &str) -> &str {
     [STEPS, AGAIN]
@@ -589,26 +495,5 @@ fn counted(points: usize) -> String {
         "1 point".into()
     } else {
         format!("{points} points")
-    }
-}
-
-/// `SAME <entries> <bytes>`
-fn parse_same(text: &str) -> Option<(u64, u64)> {
-    let mut words = text
-        .lines()
-        .find_map(|line| line.strip_prefix("SAME "))?
-        .split_whitespace();
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn verdict_of_the_oracle_is_understood() {
-        assert_eq!(parse_same("SAME 12 3456\n"), Some((12, 3456)));
-        assert_eq!(parse_same("DIFFERENT\n"), None);
-        assert_eq!(parse_same("SAME 12\n"), None);
     }
 }

@@ -70,5 +70,6 @@ cd /
 du -s --block-size=1 /medium | cut -f 1 > /results/medium-bytes
 df --block-size=1 --output=used /origin | tail -n 1 > /results/origin-bytes
 umount /origin || fail "cannot unmount the origin: $(fuser -vm /origin 2>&1)"
+sync /dev/guest/origin || fail "cannot flush the origin disk"
 umount /medium || fail "cannot unmount the medium"
 phase end

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The second machine of a round trip: the medium, read-only, a blank disk, and nothing else of the first machine.
-# Environment: MKFS (empty: as recorded), ROWS (1: list rows of the journal). Arguments: the points to restore, `final`
-# or `mark-NAME`; before it `steps-` (record by record) or `again-` (once more).
+# Environment: MKFS (empty: as recorded), BLOCK_LOG (1: there is a disk `logged`), ROWS (1: list rows of the journal).
+# Arguments: the points to restore, `final` or `mark-NAME`; before it `steps-` (record by record) or `again-` (once more).
 set -u
 
 fail() { echo "round trip: $*" >&2; exit 1; }
@@ -24,6 +24,15 @@ if [ "$ROWS" = 1 ]; then
     "$replayer" dump --medium /medium --json-lines 2>> /results/replayer.log |
         grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole)"' > /results/journal.jsonl
     [ "${PIPESTATUS[*]}" = "0 0" ] || fail "cannot list the journal's rows"
+fi
+
+if [ "$BLOCK_LOG" = 1 ]; then
+    # The origin as QEMU saw it being written. It is blanked before anything is restored: nothing of it may help there,
+    # and a file system cannot be mounted beside another one with its uuid.
+    phase digest-block-log
+    mount -o ro /dev/guest/logged /restored || fail "cannot mount what the log of the origin's disk says"
+    oracle digest /restored --out /results/digests/block-log > /dev/null || fail "cannot digest what the log says"
+    umount /restored && blkdiscard -f -q /dev/guest/logged || fail "cannot blank the disk made from the log"
 fi
 
 failures=0
