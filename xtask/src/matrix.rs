@@ -40,6 +40,8 @@ const WHOLE_TREE: &str = "(the whole tree)";
 #[derive(Deserialize)]
 pub(crate) struct OpsLine {
     pub(crate) op: String,
+    /// Also the name of the mark after it.
+    pub(crate) family: String,
     outcome: String,
     error: String,
     /// Inode numbers of what is in its directory at the end.

@@ -1,7 +1,10 @@
 //! Finds the operation behind a repair: a snapshot in the journal after its base, of an inode that had a name below the
 //! operation's directory, or that lay there at the end.
+//!
+//! What is read again after the mark of the operation's family is another one's doing: what stood in the journal until
+//! then gave the same tree at that mark already.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -54,7 +57,9 @@ pub(crate) fn repairs(journal: &str, lines: &[OpsLine]) -> Result<Repairs> {
     let mut found = Repairs::default();
     let (mut root, mut based) = (String::new(), false);
     let mut operation_of: BTreeMap<String, String> = BTreeMap::new();
-    let mut snapshots: Vec<String> = Vec::new();
+    // Each with the number of marks before it.
+    let mut snapshots: Vec<(String, usize)> = Vec::new();
+    let mut marks: Vec<String> = Vec::new();
     for line in journal.lines() {
         let row: Value = serde_json::from_str(line).context("parse row of the journal")?;
         let text = |value: &Value| value.as_str().map(str::to_string);
@@ -66,7 +71,8 @@ pub(crate) fn repairs(journal: &str, lines: &[OpsLine]) -> Result<Repairs> {
             }
             "base_end" => based = true,
             "hole" => found.holes += 1,
-            "snapshot" if based => snapshots.push(inode),
+            "snapshot" if based => snapshots.push((inode, marks.len())),
+            "mark" => marks.extend(text(&row["name"])),
             "create" | "link" | "snapshot_entry" => {
                 learn(&mut operation_of, &root, &row["entry"], &inode);
             }
@@ -85,15 +91,24 @@ pub(crate) fn repairs(journal: &str, lines: &[OpsLine]) -> Result<Repairs> {
         .iter()
         .flat_map(|line| line.inodes.iter().map(|inode| (*inode, line.op.as_str())))
         .collect();
-    let known: BTreeSet<&str> = lines.iter().map(|line| line.op.as_str()).collect();
-    for inode in snapshots {
+    let families: BTreeMap<&str, &str> = lines
+        .iter()
+        .map(|line| (line.op.as_str(), line.family.as_str()))
+        .collect();
+    for (inode, marks_before) in snapshots {
         let number = inode.split('/').next().and_then(|number| number.parse().ok());
         let name = operation_of
             .get(&inode)
             .map(String::as_str)
-            .filter(|name| known.contains(name))
+            .filter(|name| families.contains_key(name))
             .or_else(|| at_end.get(&number?).copied());
+        let marked = |name: &str| {
+            marks[..marks_before]
+                .iter()
+                .any(|mark| families.get(name) == Some(&mark.as_str()))
+        };
         match name {
+            Some(name) if marked(name) => {}
             Some(name) => *found.by_operation.entry(name.to_string()).or_default() += 1,
             None => found.unknown += 1,
         }
@@ -123,6 +138,7 @@ mod tests {
     fn lines() -> Vec<OpsLine> {
         vec![OpsLine {
             op: "mmap".into(),
+            family: "stores".into(),
             outcome: "done".into(),
             error: String::new(),
             inodes: vec![12, 99],
@@ -139,6 +155,21 @@ mod tests {
         let found = repairs(&journal, &lines()).unwrap();
         assert_eq!(found.by_operation, BTreeMap::from([("mmap".to_string(), 1)]));
         assert_eq!((found.unknown, found.bases_more), (0, 0));
+    }
+
+    #[test]
+    fn what_is_read_again_after_the_mark_of_its_family_is_no_repair_of_it() {
+        let (snapshot, mark) = (
+            "{\"op\":\"snapshot\",\"inode\":\"13/6\"}\n",
+            "{\"op\":\"mark\",\"name\":\"stores\"}\n",
+        );
+        let found = repairs(&format!("{BASE}{mark}{snapshot}"), &lines()).unwrap();
+        assert_eq!(found, Repairs::default());
+        let found = repairs(&format!("{BASE}{snapshot}{mark}{snapshot}"), &lines()).unwrap();
+        assert_eq!(found.by_operation["mmap"], 1);
+        let other = mark.replace("stores", "other");
+        let found = repairs(&format!("{BASE}{other}{snapshot}"), &lines()).unwrap();
+        assert_eq!(found.by_operation["mmap"], 1);
     }
 
     #[test]

@@ -20,9 +20,9 @@ phase verify
     fail "replayer verify ended with $code"; }
 if [ "$ROWS" = 1 ]; then
     phase rows
-    # Names, snapshots and holes, without content: the matrix asks who was repaired.
+    # Names, snapshots, holes and marks, without content: the matrix asks who was repaired.
     "$replayer" dump --medium /medium --json-lines 2>> /results/replayer.log |
-        grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole)"' > /results/journal.jsonl
+        grep -E '"op":"(base_begin|base_end|create|link|rename|exchange|snapshot|snapshot_entry|hole|mark)"' > /results/journal.jsonl
     [ "${PIPESTATUS[*]}" = "0 0" ] || fail "cannot list the journal's rows"
 fi
 
