@@ -146,9 +146,21 @@ fn write_script(dir: &Path, kernel: KernelLine, fs: FileSystem, names: &[String]
     Ok(script)
 }
 
+/// Features that operations need and mkfs does not make by default.
+fn mkfs_options(kernel: KernelLine, fs: FileSystem) -> &'static [&'static str] {
+    match (fs, kernel) {
+        (FileSystem::Ext4, _) => &["-Oquota,project"],
+        // Linux has the feature from 6.10 on.
+        (FileSystem::Xfs, KernelLine::K6_1) => &[],
+        (FileSystem::Xfs, _) => &["-iexchange=1"],
+        (FileSystem::Btrfs, _) => &[],
+    }
+}
+
 fn trip(kernel: KernelLine, fs: FileSystem, script: PathBuf, bin_dir: PathBuf) -> Trip {
     Trip {
         file: vec![(bin_dir.join("ops"), GUEST_OPS.into())],
+        mkfs_option: mkfs_options(kernel, fs).iter().map(ToString::to_string).collect(),
         package: GUEST_PACKAGES.iter().map(ToString::to_string).collect(),
         size: ORIGIN_MIB,
         mem: GUEST_MEMORY_MIB,

@@ -23,18 +23,11 @@ const FLAG_DIRSYNC: u64 = 0x1_0000;
 const FLAG_NOCOW: u64 = 0x80_0000;
 const XFLAG_PROJECT_INHERIT: u32 = 0x200;
 
-const PROJECT_LIMITS: &[Limit] = &[
-    Limit::perhaps(
-        &[Ext4],
-        &[libc::EOPNOTSUPP],
-        "made without the feature project, as mkfs does it",
-    ),
-    Limit::never(
-        &[Btrfs],
-        &[libc::EOPNOTSUPP, libc::EINVAL],
-        "btrfs has no project ids",
-    ),
-];
+const PROJECT_LIMITS: &[Limit] = &[Limit::never(
+    &[Btrfs],
+    &[libc::EOPNOTSUPP, libc::EINVAL],
+    "btrfs has no project ids",
+)];
 
 pub(super) const OPERATIONS: &[Operation] = &[
     operation(

@@ -29,7 +29,8 @@ const ONLY_BTRFS: Limit = Limit::never(
     "an ioctl of btrfs",
 );
 
-pub(super) const OPERATIONS: &[Operation] = &[
+/// Ranges by ioctl: captured as fallocate is.
+pub(super) const RANGES: &[Operation] = &[
     operation("ioctl-resvsp", "FS_IOC_RESVSP: fallocate by ioctl", |c| {
         preallocate(c, RESVSP)
     }),
@@ -39,6 +40,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("ioctl-zero-range", "FS_IOC_ZERO_RANGE: zeros by ioctl", |c| {
         preallocate(c, ZERO_RANGE)
     }),
+];
+
+/// What changes content or identity in ways of its own.
+pub(super) const OPERATIONS: &[Operation] = &[
     operation(
         "ioctl-setversion",
         "FS_IOC_SETVERSION: another generation",
@@ -82,11 +87,6 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .limited(&[ONLY_XFS]),
     operation("xfs-exchange-range", "XFS_IOC_EXCHANGE_RANGE", exchange_range).limited(&[
         Limit::below(&[Xfs], (6, 10), &[libc::ENOTTY], "since Linux 6.10"),
-        Limit::perhaps(
-            &[Xfs],
-            &[libc::EOPNOTSUPP],
-            "made without the feature exchange, as mkfs does it",
-        ),
         ONLY_XFS,
     ]),
     operation(

@@ -27,13 +27,14 @@ pub use run::{Cell, Line, Outcome, one, run};
 
 /// The files of operations, by family, in the order in which a run does them. A mark follows each family; the last is
 /// the largest, and after it only the end is restored.
-const FAMILIES: [(&str, &[Operation]); 14] = [
+const FAMILIES: [(&str, &[Operation]); 15] = [
     ("write", write::OPERATIONS),
     ("write", aio::OPERATIONS),
     ("copy", splice::OPERATIONS),
     ("copy", clone::OPERATIONS),
     ("mmap", mapped::OPERATIONS),
     ("ranges", size::OPERATIONS),
+    ("ranges", ioctls::RANGES),
     ("names", create::OPERATIONS),
     ("names", remove::OPERATIONS),
     ("attributes", attributes::OPERATIONS),

@@ -87,6 +87,9 @@ pub(crate) struct Trip {
     /// File system to restore onto (as recorded, if not given)
     #[arg(long, value_enum, value_name = "FS")]
     pub(crate) to_fs: Option<FileSystem>,
+    /// Further option for mkfs of the origin, as in `--mkfs-option=-Oproject`
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub(crate) mkfs_option: Vec<String>,
     /// The workload: an executable, started as root in the mounted origin; `MARK name` sets a mark and keeps a digest
     #[arg(long)]
     pub(crate) script: PathBuf,
@@ -132,6 +135,7 @@ impl Trip {
             kernel,
             fs,
             to_fs: None,
+            mkfs_option: Vec::new(),
             script,
             before: None,
             file: Vec::new(),
@@ -244,6 +248,12 @@ impl<'a> Stage<'a> {
                 "--mark-each wants a script for bash"
             );
         }
+        ensure!(
+            trip.mkfs_option
+                .iter()
+                .all(|option| !option.contains(char::is_whitespace)),
+            "an option for mkfs must be one word: give each its own --mkfs-option"
+        );
         ensure_host()?;
         let kernel = kernel::ensure_kernel(trip.kernel)?;
         let binaries = project_binaries(trip.bin_dir.as_deref())?;
@@ -293,6 +303,7 @@ impl<'a> Stage<'a> {
         let flag = |set: bool| u8::from(set).to_string();
         let env = vec![
             ("FS".into(), trip.fs.to_string()),
+            ("MKFS_OPTIONS".into(), trip.mkfs_option.join(" ")),
             ("MARK_EACH".into(), flag(trip.mark_each)),
             ("BEFORE".into(), flag(trip.before.is_some())),
             ("ATTACH_WAIT_S".into(), (trip.timeout / 2).to_string()),

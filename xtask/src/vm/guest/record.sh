@@ -1,6 +1,6 @@
 #!/bin/bash
 # The first machine of a round trip: an origin under recording, the workload, the flush, the reference digests.
-# Environment: FS, MARK_EACH (0 or 1), BEFORE (0 or 1), ATTACH_WAIT_S; further arguments are the workload's command.
+# Environment: FS, MKFS_OPTIONS (words), MARK_EACH (0 or 1), BEFORE (0 or 1), ATTACH_WAIT_S; further arguments are the workload's command.
 set -u
 
 fail() {
@@ -10,10 +10,12 @@ fail() {
 }
 
 mkfs_origin() {
+    local options
+    read -ra options <<< "$MKFS_OPTIONS"
     case $FS in
-        ext4) mkfs.ext4 -q -F /dev/guest/origin ;;
-        xfs) mkfs.xfs -q -f /dev/guest/origin ;;
-        btrfs) mkfs.btrfs -q -f /dev/guest/origin ;;
+        ext4) mkfs.ext4 -q -F "${options[@]}" /dev/guest/origin ;;
+        xfs) mkfs.xfs -q -f "${options[@]}" /dev/guest/origin ;;
+        btrfs) mkfs.btrfs -q -f "${options[@]}" /dev/guest/origin ;;
     esac
 }
 
