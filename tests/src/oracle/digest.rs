@@ -8,10 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
 
 use super::entry::{Entry, Kind, escape};
-use super::{flags, xattrs};
+use super::{flags, ranges, xattrs};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -219,7 +219,7 @@ impl Walk<'_> {
                 let size = u64::try_from(stat.st_size).context("size")?;
                 entry.size = Some(size);
                 entry.data = data_ranges(&file, size)?;
-                entry.content = Some(self.content(&file)?);
+                entry.content = Some(self.content(&file, size)?);
                 self.bytes += size;
             }
             Kind::Directory => {
@@ -238,20 +238,13 @@ impl Walk<'_> {
     }
 
     /// Hash of a file's size and data; a hole counts as zeros without being read, so that a hole of 1 TiB costs nothing.
-    fn content(&mut self, file: &OwnedFd) -> Result<String> {
+    fn content(&mut self, file: &OwnedFd, size: u64) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         let mut offset = 0u64;
-        loop {
-            let start = match fs::seek(file, SeekFrom::Data(offset)) {
-                Ok(start) => start,
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(error) => return Err(error).context("seek data"),
-            };
+        while let Some((start, end)) = ranges::next(file, offset, size)? {
             // Whole blocks only, so that the hash does not depend on where a file system with smaller blocks has its holes.
-            let end = fs::seek(file, SeekFrom::Hole(start))
-                .context("seek hole")?
-                .next_multiple_of(BLOCK_BYTES as u64);
-            offset = start - start % BLOCK_BYTES as u64;
+            let end = end.next_multiple_of(BLOCK_BYTES as u64);
+            offset = offset.max(start - start % BLOCK_BYTES as u64);
             while offset < end {
                 let want = usize::try_from((end - offset).min(CHUNK_BYTES as u64)).context("chunk")?;
                 let got = rustix::io::pread(file, &mut self.buffer[..want], offset).context("read")?;
@@ -288,20 +281,19 @@ fn hash_nonzero(hasher: &mut blake3::Hasher, offset: u64, data: &[u8]) {
 
 /// Allocated ranges of a file, at most [`RANGES_MAX`] of them.
 fn data_ranges(file: impl AsFd, size: u64) -> Result<Vec<(u64, u64)>> {
-    let mut ranges = Vec::new();
+    let mut found: Vec<(u64, u64)> = Vec::new();
     let mut offset = 0;
-    while offset < size && ranges.len() < RANGES_MAX {
-        match fs::seek(&file, SeekFrom::Data(offset)) {
-            Ok(start) => {
-                let end = fs::seek(&file, SeekFrom::Hole(start)).context("seek hole")?;
-                ranges.push((start, end - start));
-                offset = end;
-            }
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(error) => return Err(error).context("seek data"),
+    while found.len() < RANGES_MAX {
+        let Some((start, end)) = ranges::next(&file, offset, size)? else {
+            break;
+        };
+        match found.last_mut() {
+            Some((before, length)) if *before + *length == start => *length += end - start,
+            _ => found.push((start, end - start)),
         }
+        offset = end;
     }
-    Ok(ranges)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -323,7 +315,8 @@ mod tests {
             bytes: 0,
             buffer: vec![0; CHUNK_BYTES],
         };
-        walk.content(&file.into()).unwrap()
+        let size = file.metadata().unwrap().len();
+        walk.content(&file.into(), size).unwrap()
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod compare;
 mod digest;
 mod entry;
 mod flags;
+mod ranges;
 mod xattrs;
 
 pub use compare::{Comparison, Difference, Options, compare};
