@@ -108,6 +108,8 @@ fn cell(kernel: KernelLine, fs: FileSystem, names: &[String], part: bool) -> Res
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let script = write_script(&dir, kernel, fs, if part { names } else { &[] })?;
     let bin_dir = own_programs(&dir)?;
+    // Of what was built now, not of what lies there when the cell has ended.
+    let stamp = table::stamp()?;
     let ops = bin_dir.join("ops");
     let trip = trip(kernel, fs, script, bin_dir);
     let judged = roundtrip::roundtrip(&trip, Some(&dir), &mut Shown)
@@ -122,7 +124,7 @@ fn cell(kernel: KernelLine, fs: FileSystem, names: &[String], part: bool) -> Res
             .map(|name| (name.clone(), Verdict::Failed.because(format!("{error:#}"))))
             .collect()
     });
-    table::stamped(marks)
+    Ok(table::stamped(marks, &stamp))
 }
 
 /// Copies of the programs, for both machines and the comparison: the tree may be built again while the cell is run.

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::declare::{Context, FileSystem, Limit, Operation, operation};
 use super::sys::{Request, request_code};
@@ -29,6 +30,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "ficlonerange",
         "FICLONERANGE: parts, within a file, holes, at the end",
         clone_range,
+    )
+    .limited(NO_SHARING),
+    operation(
+        "clone-read-again",
+        "a clone of which a part was written, and that must be read again",
+        clone_read_again,
     )
     .limited(NO_SHARING),
     operation(
@@ -123,6 +130,28 @@ fn clone_range(context: &Context) -> Result<()> {
         .write_all_at(b"changed afterwards", 70_000)
         .context("write")?;
     expect(&target, 512 << 10, &content(context.seed, 32 << 10))
+}
+
+/// XFS before Linux 6.9 does not tell of all the data in such a file.
+fn clone_read_again(context: &Context) -> Result<()> {
+    let source = filled("source", context.seed, 256 << 10)?;
+    source.sync_all().context("fsync")?;
+    let target = create("target")?;
+    target.set_len(300_000).context("extend")?;
+    clone_part(&source, 64 << 10, 64 << 10, &target, 64 << 10)?;
+    target
+        .write_all_at(b"copied on write", 100_000)
+        .context("write")?;
+    // Refused with the operation's number taken, so that the recorder cannot know what was done.
+    ensure!(
+        fallocate(&target, FallocateFlags::COLLAPSE_RANGE, 0, 1 << 20).is_err(),
+        "more than the file was taken out of it"
+    );
+    expect(
+        &target,
+        64 << 10,
+        &content(context.seed, 128 << 10)[64 << 10..96 << 10],
+    )
 }
 
 fn dedupe(context: &Context) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Names that begin: every kind of inode, links, files that get a name later.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, symlink};
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::declare::{Context, FileSystem, Limit, Operation, operation};
 use super::sys;
-use super::util::{content, create, filled};
+use super::util::{TICK, content, create, filled, reopen};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     operation(
@@ -28,6 +29,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         sys::mknod("fifo", libc::S_IFIFO | 0o640, 0)?;
         rustix::fs::mkfifoat(CWD, "mkfifo", Mode::from_raw_mode(0o600)).context("mkfifo")
     }),
+    operation(
+        "fifo-write",
+        "bytes through a named pipe, which gets their time",
+        |_| {
+            sys::mknod("fifo", libc::S_IFIFO | 0o640, 0)?;
+            let mut both = reopen("fifo", 0)?;
+            std::thread::sleep(TICK);
+            both.write_all(b"through the pipe").context("write")
+        },
+    ),
     operation("mknod-socket", "sockets, by mknod(2) and by bind(2)", |_| {
         sys::mknod("socket", libc::S_IFSOCK | 0o755, 0)?;
         std::os::unix::net::UnixListener::bind("bound")

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::declare::{Context, Operation, operation};
-use super::util::{content, create, filled};
+use super::util::{TICK, content, create, filled};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     operation("unlink", "unlink: some of many, one of several links", unlink),
@@ -167,7 +167,11 @@ fn exchange(context: &Context) -> Result<()> {
     ] {
         renameat2(from, to, RenameFlags::EXCHANGE)?;
     }
-    Ok(())
+    // Directories that change their parent; some file systems touch their times, too.
+    fs::create_dir_all("one/x").context("mkdir")?;
+    fs::create_dir_all("two/y").context("mkdir")?;
+    std::thread::sleep(TICK);
+    renameat2("one/x", "two/y", RenameFlags::EXCHANGE)
 }
 
 fn whiteout(context: &Context) -> Result<()> {

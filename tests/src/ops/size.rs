@@ -209,7 +209,11 @@ fn collapse(context: &Context) -> Result<()> {
         file.write_all_at(b"after", 70_000).context("write")?;
         fallocate(&file, FallocateFlags::COLLAPSE_RANGE, 0, 4096).context("collapse")?;
     }
-    Ok(())
+    // The end is inside a block: the file system makes zeros of the rest of it.
+    let file = filled("end-in-a-block", context.seed, 265_001)?;
+    file.sync_all().context("fsync")?;
+    fallocate(&file, FallocateFlags::COLLAPSE_RANGE, 8192, 8192).context("collapse")?;
+    expect(&file, 8192, &content(context.seed, 265_001)[16_384..17_000])
 }
 
 fn insert(context: &Context) -> Result<()> {
@@ -221,7 +225,10 @@ fn insert(context: &Context) -> Result<()> {
         file.write_all_at(b"inside", 70_000).context("write")?;
         fallocate(&file, FallocateFlags::INSERT_RANGE, 0, 4096).context("insert")?;
     }
-    Ok(())
+    let file = filled("end-in-a-block", context.seed, 265_001)?;
+    file.sync_all().context("fsync")?;
+    fallocate(&file, FallocateFlags::INSERT_RANGE, 8192, 8192).context("insert")?;
+    expect(&file, 16_384, &content(context.seed, 265_001)[8192..9000])
 }
 
 fn unshare(context: &Context) -> Result<()> {

@@ -4,11 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 /// Bytes of a page, of a block.
 pub(super) const PAGE: usize = 4096;
+
+/// After this the kernel's clock for files says something else.
+pub(super) const TICK: Duration = Duration::from_millis(30);
 
 /// Bytes that look random and are the same for the same seed (splitmix64).
 pub(super) fn content(seed: u64, bytes: usize) -> Vec<u8> {

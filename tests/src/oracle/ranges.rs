@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{self, SeekFrom};
 
 /// `XFS_SUPER_MAGIC`.
-const XFS_MAGIC: i64 = 0x5846_5342;
+const XFS_MAGIC: fs::FsWord = 0x5846_5342;
 /// `FS_IOC_FIEMAP`.
 const FIEMAP: libc::c_ulong = 0xc020_660b;
 /// `FIEMAP_EXTENT_UNWRITTEN`: allocated, but reads as zeros; pages stored over it are what `SEEK_DATA` does find.
@@ -33,7 +33,7 @@ struct Fiemap {
 /// The next range at or after `offset` that may hold data, within `size`.
 pub(super) fn next(file: impl AsFd, offset: u64, size: u64) -> Result<Option<(u64, u64)>> {
     let sought = sought(&file, offset)?;
-    let mapped = if i64::from(fs::fstatfs(&file).context("statfs")?.f_type) == XFS_MAGIC {
+    let mapped = if fs::fstatfs(&file).context("statfs")?.f_type == XFS_MAGIC {
         mapped(&file, offset, size)?
     } else {
         None
@@ -108,7 +108,7 @@ mod tests {
         match mapped(&file, 4096, 10_000_000) {
             Ok(found) => {
                 let (start, end) = found.unwrap();
-                assert!(start >= 4096 && start <= 5_000_000 && end >= 5_000_100);
+                assert!((4096..=5_000_000).contains(&start) && end >= 5_000_100);
                 assert_eq!(mapped(&file, end, 10_000_000).unwrap(), None);
             }
             // A file system that cannot tell is none of those that are recorded.

@@ -99,11 +99,11 @@ fn columns() -> Vec<String> {
         .collect()
 }
 
-/// Adds commit and date.
+/// The commit that is tried now, with a mark when the work tree holds anything else (besides the table), and the date.
 ///
 /// # Errors
 /// When git or date cannot tell.
-pub(crate) fn stamped(mut marks: BTreeMap<String, Mark>) -> Result<BTreeMap<String, Mark>> {
+pub(crate) fn stamp() -> Result<(String, String)> {
     let root = setup::workspace_root();
     let git = |args: &[&str]| setup::output(Command::new("git").current_dir(&root).args(args));
     let mut commit = git(&["rev-parse", "--short=10", "HEAD"])?.trim().to_string();
@@ -122,10 +122,15 @@ pub(crate) fn stamped(mut marks: BTreeMap<String, Mark>) -> Result<BTreeMap<Stri
     let date = setup::output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?
         .trim()
         .to_string();
+    Ok((commit, date))
+}
+
+/// Adds commit and date.
+pub(crate) fn stamped(mut marks: BTreeMap<String, Mark>, stamp: &(String, String)) -> BTreeMap<String, Mark> {
     for mark in marks.values_mut() {
-        (mark.commit, mark.date) = (commit.clone(), date.clone());
+        (mark.commit, mark.date) = stamp.clone();
     }
-    Ok(marks)
+    marks
 }
 
 /// All cells: operation, then column.
