@@ -182,7 +182,7 @@ impl Table {
             "# What is recorded, and how well\n\n\
              Written by `cargo xtask test --matrix`; do not edit. Each operation is run while its file system is recorded, and \
              the tree is restored in a second machine from the medium alone, at the end and at every mark. ext4 is made with \
-             `-O quota,project`, XFS with `-i exchange=1` where the kernel knows it, all else by default.\n\n\
+             `-O project`, XFS with `-i exchange=1` where the kernel knows it, all else by default.\n\n\
              - **exact**: the same everywhere, and nothing that the operation touched was read again until the mark after its family.\n\
              - **converges**: the same everywhere, with the help of a repair: `snapshot(inode)` was in the journal.\n\
              - **not supported**: the file system or the kernel has no such operation.\n\
