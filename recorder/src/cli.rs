@@ -140,19 +140,19 @@ fn run(command: Command, json: bool) -> Result<u8> {
                 path: absolute(volume)?,
             })?;
             print_result(json, &answer, &status::marks_as_text(&answer));
-            Ok(0)
+            Ok(say_holes(&answer))
         }
         Command::Flush { wait } => {
             let answer = Client::connect()?.ask(&Request::Flush { wait })?;
             print_result(json, &answer, &status::flush_as_text(&answer));
-            Ok(0)
+            Ok(if wait { say_holes(&answer) } else { 0 })
         }
         Command::Detach { path } => {
             let answer = Client::connect()?.ask(&Request::Detach {
                 path: absolute(path)?,
             })?;
             print_result(json, &answer, &status::detach_as_text(&answer));
-            Ok(0)
+            Ok(say_holes(&answer))
         }
         Command::Doctor { path } => {
             let report = doctor::examine(path.as_deref());
@@ -163,6 +163,17 @@ fn run(command: Command, json: bool) -> Result<u8> {
             );
             Ok(if report.able { 0 } else { exit::FAILED })
         }
+    }
+}
+
+/// Says whether the moment of an answer lies within open holes; returns the exit code.
+pub(crate) fn say_holes(answer: &Value) -> u8 {
+    match status::holes_as_text(answer) {
+        Some(text) => {
+            eprintln!("{text}");
+            exit::HOLE
+        }
+        None => 0,
     }
 }
 

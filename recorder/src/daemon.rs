@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::exit::{NOTHING_THERE, coded};
-use crate::cli::print_line;
+use crate::cli::{print_line, say_holes};
 use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
 use event::Event;
@@ -71,7 +71,8 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
     result?;
     match stopped {
         Err(error) if crate::cli::exit::code_of(&error) != NOTHING_THERE => Err(error),
-        _ => Ok(0),
+        Ok(answer) => Ok(say_holes(&answer)),
+        Err(_) => Ok(0),
     }
 }
 

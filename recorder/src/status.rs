@@ -132,6 +132,20 @@ pub(crate) fn detach_as_text(answer: &Value) -> String {
     })
 }
 
+/// What is to be said of an answer whose moment lies within open holes, if it does; the exit code is [`HOLE`] then.
+pub(crate) fn holes_as_text(answer: &Value) -> Option<String> {
+    let text = lines(answer, |volume| match volume["holes_open"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(open) => format!(
+            "{}: {open} holes are open: what was lost is not read again yet, or cannot be, and a restore of this moment is refused \
+             (`recorder status` counts them, the log names them)",
+            volume["path"]
+        ),
+    });
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 fn volumes(answer: &Value) -> &[Value] {
     answer["volumes"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -174,6 +188,14 @@ mod tests {
         assert!(text.contains("0 missed hits"), "{text}");
         assert_eq!(exit_code(&answer), 0);
         assert_eq!(exit_code(&json!({ "volumes": [{ "error": "x" }] })), FAILED);
+    }
+
+    #[test]
+    fn open_holes_are_said() {
+        let volume = |path: &str, holes_open: u64| json!({ "path": path, "holes_open": holes_open });
+        let text = holes_as_text(&json!({ "volumes": [volume("/a", 0), volume("/b", 7)] })).unwrap();
+        assert!(text.starts_with("/b: 7 holes are open"), "{text}");
+        assert_eq!(holes_as_text(&json!({ "volumes": [volume("/a", 0), {}] })), None);
     }
 
     #[test]

@@ -25,12 +25,20 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 1] = [Scenario {
-    script: "refusals.sh",
-    kernel: KernelLine::K6_1,
-    disks: &[1024, 1024, 512, 1024],
-    usb: &[1024, 256],
-}];
+pub(crate) const CI: [Scenario; 2] = [
+    Scenario {
+        script: "refusals.sh",
+        kernel: KernelLine::K6_1,
+        disks: &[1024, 1024, 512, 1024],
+        usb: &[1024, 256],
+    },
+    Scenario {
+        script: "holes.sh",
+        kernel: KernelLine::K6_12,
+        disks: &[1024, 1024, 1024],
+        usb: &[3072],
+    },
+];
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,6 +17,9 @@ pub(crate) const MEDIUM_NEEDED: u8 = 20;
 /// The medium has no room.
 pub(crate) const MEDIUM_FULL: u8 = 21;
 
+/// A moment that cannot be restored whole.
+pub(crate) const HOLE: u8 = 31;
+
 /// An error that knows its exit code. Put into an `anyhow::Error` it keeps it, whatever context is added.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -14,18 +14,24 @@ use serde_json::{Value, json};
 
 use super::volume::{Parts, STATE_BASE, STATE_RECORDING, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
+use crate::pipeline::Handle;
 use crate::snapshot::{Sink as _, own_record};
 
 /// Longest time that a flush may take while the medium takes what it is given.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Longest time that a mark waits for repairs.
+/// Longest time that anything waits for what is to be read anew.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time that a flush, or the end, waits for the repair of holes.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How a volume was detached.
 #[derive(Clone, Debug)]
 pub(super) enum Detached {
-    /// Everything is on the medium.
-    Well,
+    /// Everything is on the medium; so many holes stay open.
+    Well {
+        /// Open holes.
+        holes_open: u64,
+    },
     /// Not so.
     Badly {
         /// Exit code.
@@ -90,46 +96,57 @@ impl Session {
     }
 
     /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
-    /// live file system and stands in the journal. Gives up after [`SETTLE_TIMEOUT`], or where the medium is not there: what is not
-    /// settled then is so later.
-    fn settle(&self) -> Result<()> {
+    /// live file system and stands in the journal, or until it is enough. Gives up after `timeout`, or where the medium is not there:
+    /// what is not settled then is so later.
+    fn settle(&self, timeout: Duration, is_enough: impl Fn(&Handle) -> bool) -> Result<()> {
         if self.state.load(Ordering::Relaxed) != STATE_RECORDING {
             return Ok(());
         }
         let handle = &self.sink.handle;
-        let end = Instant::now() + SETTLE_TIMEOUT;
-        loop {
+        let end = Instant::now() + timeout;
+        while !is_enough(handle) {
             let before = handle.all_served();
             // What was missed until now must be read again before, not at the next look.
             self.check_misses()?;
             let (seq, _) = self.put_down(Op::Barrier)?;
             if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
                 tracing::warn!("{}: repairs are still under way", self.path.display());
-                return Ok(());
+                break;
             }
             // Nothing was asked for since before the number was taken: nothing is open at it.
             if before.is_some() && handle.all_served() == before {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// As [`Session::settle`], and longer for holes: a moment within one cannot be restored whole. Some are never closed (a subvolume
+    /// that is not recorded, a file that cannot be read): those are not waited for.
+    fn settle_holes(&self) -> Result<()> {
+        self.settle(SETTLE_TIMEOUT, |_| false)?;
+        self.settle(REPAIR_TIMEOUT, |handle| handle.status().holes_open == 0)
     }
 
     /// Names this moment.
     pub(super) fn mark(&self, name: &str) -> Result<Value> {
-        self.settle()?;
+        self.settle(SETTLE_TIMEOUT, |_| false)?;
         let (seq, time_ns) = self.put_down(Op::Mark {
             name: name.to_owned(),
         })?;
+        let holes_open = self.sink.handle.holes_open(seq);
         let time = jiff::Timestamp::from_nanosecond(time_ns.into())
             .context("tell the time")?
             .to_string();
-        Ok(json!({ "name": name, "uuid": self.volume.uuid, "path": self.path, "seq": seq, "time": time }))
+        Ok(json!({
+            "name": name, "uuid": self.volume.uuid, "path": self.path, "seq": seq, "time": time, "holes_open": holes_open,
+        }))
     }
 
     /// Brings everything up to now onto the medium.
     pub(super) fn flush(&self, wait: bool) -> Result<Value> {
         if wait {
-            self.settle()?;
+            self.settle_holes()?;
         }
         let (seq, _) = self.put_down(Op::Barrier)?;
         if wait {
@@ -140,7 +157,7 @@ impl Session {
         let status = self.sink.handle.status();
         Ok(json!({
             "uuid": self.volume.uuid, "path": self.path, "seq": seq, "waited": wait,
-            "durable_seq": status.durable_seq, "segment": status.segments,
+            "durable_seq": status.durable_seq, "segment": status.segments, "holes_open": self.sink.handle.holes_open(seq),
         }))
     }
 
@@ -153,7 +170,9 @@ impl Session {
         if let Some(parts) = parts {
             let has_base = self.state.load(Ordering::Relaxed) != STATE_BASE;
             *detached = Some(match self.end(parts) {
-                Ok(()) => Detached::Well,
+                Ok(()) => Detached::Well {
+                    holes_open: self.sink.handle.status().holes_open,
+                },
                 Err(error) => Detached::Badly {
                     code: code_of(&error),
                     why: format!("{error:#}"),
@@ -168,8 +187,8 @@ impl Session {
         }
         let status = self.sink.handle.status();
         match &*detached {
-            Some(Detached::Well) => Ok(json!({
-                "path": self.path, "uuid": self.volume.uuid, "durable_seq": status.durable_seq,
+            Some(Detached::Well { holes_open }) => Ok(json!({
+                "path": self.path, "uuid": self.volume.uuid, "durable_seq": status.durable_seq, "holes_open": holes_open,
             })),
             Some(Detached::Badly { code, why }) => Err(coded(
                 *code,
@@ -195,7 +214,7 @@ impl Session {
             .sink
             .handle
             .check()
-            .and_then(|()| self.settle())
+            .and_then(|()| self.settle_holes())
             .and_then(|()| self.put_down(Op::Barrier))
             .map(drop);
         // Own records on their way pass before; none comes after.

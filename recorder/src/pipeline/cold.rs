@@ -45,7 +45,6 @@ pub(super) struct Cold {
     output: Output,
     requests: Requests,
     wanted: Vec<Request>,
-    holes: BTreeSet<u64>,
 }
 
 impl Cold {
@@ -69,7 +68,6 @@ impl Cold {
             output: Output::new(Arc::clone(&shared), writer),
             requests,
             wanted: Vec::new(),
-            holes: BTreeSet::new(),
             shared,
         }
     }
@@ -406,18 +404,15 @@ impl Cold {
     fn record(&mut self, record: Record) -> Result<()> {
         match &record.op {
             Op::Hole { .. } => {
-                self.holes.insert(record.seq);
+                lock(&self.shared.holes).insert(record.seq);
             }
             Op::HoleClosed { hole_seq } => {
-                self.holes.remove(hole_seq);
+                lock(&self.shared.holes).remove(hole_seq);
                 let others = self.requests.closed(*hole_seq);
                 self.close(others)?;
             }
             _ => {}
         }
-        self.shared
-            .holes_open
-            .store(self.holes.len() as u64, Ordering::Relaxed);
         self.output.push(record)
     }
 

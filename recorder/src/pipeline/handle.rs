@@ -220,6 +220,11 @@ impl Handle {
         self.shared.check()
     }
 
+    /// Holes up to this number that are not repaired, among the records that have passed.
+    pub(crate) fn holes_open(&self, seq: u64) -> u64 {
+        lock(&self.shared.holes).range(..=seq).count() as u64
+    }
+
     /// What was done so far.
     pub(crate) fn status(&self) -> PipelineStatus {
         let shared = &self.shared;
@@ -237,7 +242,7 @@ impl Handle {
             bytes_captured: number(&shared.bytes_captured),
             bytes_written: number(&shared.bytes_written),
             segments: number(&shared.segments),
-            holes_open: number(&shared.holes_open),
+            holes_open: lock(&shared.holes).len() as u64,
             error,
         }
     }

@@ -180,7 +180,7 @@ fn new_shared(limits: Limits, spool: Spool, numbers: Arc<dyn Numbers>, epoch: u6
         bytes_captured: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
         segments: AtomicU64::new(0),
-        holes_open: AtomicU64::new(0),
+        holes: Mutex::default(),
         steps: AtomicU64::new(0),
         ending_since: OnceLock::new(),
         stop_hot: AtomicBool::new(false),

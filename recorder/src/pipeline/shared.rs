@@ -55,7 +55,8 @@ pub(super) struct Shared {
     pub(super) bytes_captured: AtomicU64,
     pub(super) bytes_written: AtomicU64,
     pub(super) segments: AtomicU64,
-    pub(super) holes_open: AtomicU64,
+    /// Holes that are not repaired, by their first number.
+    pub(super) holes: Mutex<BTreeSet<u64>>,
     /// Steps that the threads made: as long as it rises, none of them is stuck.
     pub(super) steps: AtomicU64,
     /// When the end began.
