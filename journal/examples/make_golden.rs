@@ -295,9 +295,19 @@ fn contents() -> Vec<Change> {
             Op::Hole {
                 last_seq: 385,
                 inode: Some(key(12)),
+                since_seq: None,
             },
         ),
         (12, none(), Op::HoleClosed { hole_seq: 380 }),
+        (
+            0,
+            none(),
+            Op::Hole {
+                last_seq: 400,
+                inode: None,
+                since_seq: Some(375),
+            },
+        ),
     ]
 }
 

@@ -171,7 +171,12 @@ fn put_op<'a>(op: &'a Op, row: &mut Row<'a>) {
         Op::SnapshotEntry { entry } => put_entry(row, entry, None),
         Op::SnapshotEnd { begin_seq } | Op::BaseEnd { begin_seq } => row.ref_seq = Some(*begin_seq),
         Op::Mark { name } => row.mark = Some(name),
-        Op::Hole { last_seq, inode } => {
+        Op::Hole {
+            last_seq,
+            inode,
+            since_seq,
+        } => {
+            row.since_seq = *since_seq;
             row.ref_seq = Some(*last_seq);
             put_other(row, *inode);
         }
@@ -353,6 +358,7 @@ fn op(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
         },
         "barrier" => Op::Barrier,
         "hole" => Op::Hole {
+            since_seq: row.since_seq,
             last_seq: need(row.ref_seq, "ref_seq")?,
             inode: other(row)?,
         },

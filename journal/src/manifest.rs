@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::record::InodeKey;
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Oldest version that is still read.
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Largest manifest that is read, in bytes.
@@ -76,6 +76,9 @@ pub struct Point {
     pub time_ns: i64,
     /// Name of a mark, empty otherwise.
     pub name: String,
+    /// Of a hole: the number after which no moment is whole, where that is below its own ([`crate::record::Op::Hole`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_seq: Option<u64>,
 }
 
 /// The manifest of one segment.

@@ -235,7 +235,13 @@ impl Journal {
                 }
             }
         }
-        let found = scan.finish(epoch);
+        let mut found = scan.finish(epoch);
+        if let Some(point) = &mut found {
+            let later = of_epoch.iter().flat_map(|segment| &segment.manifest.points);
+            point
+                .open_holes
+                .extend(later.filter_map(|hole| reaches_back(hole, point.seq)));
+        }
         if found.is_none() && first.manifest.index > 1 {
             // An epoch without a base may only lack its first segments: an older one must not take its place in silence.
             let before = first.manifest.index - 1;
@@ -245,6 +251,16 @@ impl Journal {
         }
         Ok(found)
     }
+}
+
+/// A hole that was found after a moment, and tells of a loss that may have come before it.
+fn reaches_back(hole: &Point, moment_seq: u64) -> Option<OpenHole> {
+    let since_seq = hole.since_seq?;
+    (since_seq < moment_seq && moment_seq < hole.seq).then_some(OpenHole {
+        first_seq: since_seq + 1,
+        last_seq: hole.seq,
+        ino: None,
+    })
 }
 
 /// What is known while reading an epoch from its start.
@@ -300,7 +316,7 @@ impl Scan {
             Op::SnapshotEnd { begin_seq } => self.end_window(*begin_seq),
             // What is gone needs no statement any more.
             Op::Evict => self.windows.retain(|_, window| window.inode != record.inode),
-            Op::Hole { last_seq, inode } => {
+            Op::Hole { last_seq, inode, .. } => {
                 let hole = OpenHole {
                     first_seq: record.seq,
                     last_seq: *last_seq,

@@ -229,6 +229,9 @@ pub enum Op {
         last_seq: u64,
         /// The inode touched; `None` means anything.
         inode: Option<InodeKey>,
+        /// What was lost has no number of its own and happened somewhere after this one: no moment after it is whole.
+        #[serde(default)]
+        since_seq: Option<u64>,
     },
     /// The hole that began at `hole_seq` was repaired by snapshots up to here.
     HoleClosed {

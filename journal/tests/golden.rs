@@ -25,7 +25,7 @@ fn expected(version: &str) -> Vec<Record> {
 
 #[test]
 fn every_version_is_read_as_it_was_written() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", "v3"] {
         is_read_as_it_was_written(version);
     }
 }
@@ -58,7 +58,11 @@ fn is_read_as_it_was_written(version: &str) {
 
 #[test]
 fn every_version_means_what_it_meant() {
-    for (version, project) in [("v1", None), ("v2", Some(4_000_000_000))] {
+    for (version, project) in [
+        ("v1", None),
+        ("v2", Some(4_000_000_000)),
+        ("v3", Some(4_000_000_000)),
+    ] {
         means_what_it_meant(version, project);
     }
 }
@@ -126,11 +130,11 @@ fn an_older_medium_is_read_and_not_continued() {
         matches!(&refused, Error::Unsupported(why) if why.contains("take a new medium")),
         "{refused}"
     );
-    // A version 2 label beside version 1 manifests is no accident of ours either.
+    // A label of this version beside manifests of version 1 is no accident of ours either.
     let label = copy.path().join(LABEL_NAME);
     let text = std::fs::read_to_string(&label)
         .unwrap()
-        .replace("\"format\": 1", "\"format\": 2");
+        .replace("\"format\": 1", "\"format\": 3");
     std::fs::remove_file(&label).unwrap();
     std::fs::write(&label, text).unwrap();
     assert!(matches!(

@@ -164,6 +164,7 @@ fn holes_are_open_until_they_are_closed() {
     let hole = Op::Hole {
         last_seq: 125,
         inode: None,
+        since_seq: None,
     };
     let open = with(vec![hole.clone()]);
     assert_eq!(open.len(), 1);
@@ -172,4 +173,24 @@ fn holes_are_open_until_they_are_closed() {
         (120, 125, None)
     );
     assert!(with(vec![hole, Op::HoleClosed { hole_seq: 120 }]).is_empty());
+}
+
+/// What was missed without a number is found later than it happened: the moments in between are not whole either, though no record up
+/// to them says so.
+#[test]
+fn a_hole_that_is_found_later_is_open_at_the_moments_before() {
+    let missed = Op::Hole {
+        last_seq: 15,
+        inode: None,
+        since_seq: Some(12),
+    };
+    let mut records = history();
+    records.extend((12..15).map(|seq| record(seq, 5, Op::SetAttr)));
+    records.push(record(15, 5, missed));
+    records.push(record(16, 5, Op::HoleClosed { hole_seq: 15 }));
+    records.push(record(17, 5, Op::SetAttr));
+    for (seq, open) in [(11, 0), (12, 0), (13, 1), (14, 1), (15, 1), (16, 0), (17, 0)] {
+        let point = resolve(&[records.clone()], &At::Seq(seq)).unwrap();
+        assert_eq!((point.seq, point.open_holes.len()), (seq, open), "at {seq}");
+    }
 }

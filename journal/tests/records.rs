@@ -117,7 +117,15 @@ fn statements() -> BoxedStrategy<Op> {
         any::<u64>().prop_map(|begin_seq| Op::BaseEnd { begin_seq }),
         any::<String>().prop_map(|name| Op::Mark { name }),
         Just(Op::Barrier),
-        (any::<u64>(), option::of(inode())).prop_map(|(last_seq, inode)| Op::Hole { last_seq, inode }),
+        (any::<u64>(), option::of(inode()), option::of(any::<u64>())).prop_map(
+            |(last_seq, inode, since_seq)| {
+                Op::Hole {
+                    last_seq,
+                    inode,
+                    since_seq,
+                }
+            }
+        ),
         any::<u64>().prop_map(|hole_seq| Op::HoleClosed { hole_seq }),
     ]
     .boxed()

@@ -241,9 +241,13 @@ fn op_json(op: &Op, with_data: bool) -> (&'static str, Map<String, Value>) {
         Op::BaseEnd { begin_seq } => ("base_end", json!({"begin_seq": begin_seq})),
         Op::Mark { name } => ("mark", json!({"name": name})),
         Op::Barrier => ("barrier", json!({})),
-        Op::Hole { last_seq, inode } => (
+        Op::Hole {
+            last_seq,
+            inode,
+            since_seq,
+        } => (
             "hole",
-            json!({"last_lost_seq": last_seq, "inode_touched": inode.map(show)}),
+            json!({"last_lost_seq": last_seq, "inode_touched": inode.map(show), "since_seq": since_seq}),
         ),
         Op::HoleClosed { hole_seq } => ("hole_closed", json!({"hole_seq": hole_seq})),
     };

@@ -41,6 +41,27 @@ pub(super) enum Detached {
     },
 }
 
+/// What the kernel's counters of misses said at the last look.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Misses {
+    /// Of all programs together.
+    pub(super) count: u64,
+    /// The newest number taken before they were read: what they did not tell concerns later moments only.
+    looked_seq: u64,
+}
+
+impl Misses {
+    /// Remembers a look; where it tells of new misses, what the look before said. Looks of several threads may cross: an older one says
+    /// nothing new.
+    fn look(&mut self, now: Self) -> Option<Self> {
+        let before = *self;
+        if now.count > before.count || (now.count == before.count && now.looked_seq > before.looked_seq) {
+            *self = now;
+        }
+        (now.count > before.count).then_some(before)
+    }
+}
+
 impl Session {
     /// Journals a record of the volume as a whole. From when the end begins nothing is taken any more: it would not get there.
     fn journal(&self, op: Op) -> Result<(u64, i64)> {
@@ -63,7 +84,9 @@ impl Session {
     /// Looks whether the kernel skipped a program, or a program found no room for what it must remember: nothing names what was
     /// missed then, so it is journaled as a hole, and the whole volume is read again to close it.
     pub(super) fn check_misses(&self) -> Result<()> {
-        let misses = match &mut *self.parts() {
+        // Before the counters are read: what they do not tell now happens after this number.
+        let looked_seq = self.sink.handle.status().captured_seq;
+        let count = match &mut *self.parts() {
             Some(parts) => {
                 parts.capture.pass_on_messages();
                 let counters = parts.capture.counters();
@@ -71,14 +94,20 @@ impl Session {
             }
             None => return Ok(()),
         };
-        let before = self.misses_seen.swap(misses, Ordering::Relaxed);
-        if misses <= before {
+        let now = Misses { count, looked_seq };
+        let Some(before) = self
+            .misses_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .look(now)
+        else {
             return Ok(());
-        }
-        let new = misses - before;
+        };
         tracing::warn!(
-            "{}: {new} events were missed in the kernel: reading the volume again",
-            self.path.display()
+            "{}: {} events were missed in the kernel since number {}: reading the volume again",
+            self.path.display(),
+            count - before.count,
+            before.looked_seq
         );
         // The hole names no number that was lost: it takes one of its own.
         let is_ending = self.is_ending.read().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +118,7 @@ impl Session {
         let op = Op::Hole {
             last_seq: seq,
             inode: None,
+            since_seq: Some(before.looked_seq),
         };
         self.sink
             .submit(vec![own_record(seq, InodeKey::default(), false, op)])

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::checks::Prepared;
 use super::event::{Event, RecordingLine};
-use super::moments::Detached;
+use super::moments::{Detached, Misses};
 use super::sink::{PipelineSink, Requests, wanted};
 use crate::base::{Progress, Scan};
 use crate::canary;
@@ -43,7 +43,7 @@ pub(crate) struct Session {
     pub(super) state: AtomicU8,
     parts: Mutex<Option<Parts>>,
     /// Misses that were journaled.
-    pub(super) misses_seen: AtomicU64,
+    pub(super) misses_seen: Mutex<Misses>,
     /// Nothing more is put down. Held for reading while a record is on its way.
     pub(super) is_ending: RwLock<bool>,
     /// Held while it is detached; how that went.
@@ -112,7 +112,7 @@ impl Session {
                     sink,
                     state: AtomicU8::new(STATE_BASE),
                     parts: Mutex::new(None),
-                    misses_seen: AtomicU64::new(0),
+                    misses_seen: Mutex::default(),
                     is_ending: RwLock::new(false),
                     detached: Mutex::new(None),
                 });
@@ -252,7 +252,11 @@ impl Session {
     /// Numbers for `recorder status`.
     pub(crate) fn status(&self) -> VolumeStatus {
         let status = self.sink.handle.status();
-        let misses = self.misses_seen.load(Ordering::Relaxed);
+        let misses = self
+            .misses_seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .count;
         VolumeStatus {
             path: self.path.display().to_string(),
             uuid: self.volume.uuid.clone(),

@@ -2,6 +2,8 @@
 
 use journal::record::{Actor, Attributes};
 
+use crate::snapshot::hole;
+
 use super::*;
 
 fn own(seq: u64, op: Op) -> Record {
@@ -21,16 +23,7 @@ fn own(seq: u64, op: Op) -> Record {
 #[test]
 fn what_nobody_can_name_is_read_again_whole() {
     let (mut doubt, mut requests) = (Doubt::default(), Vec::new());
-    doubt.own(
-        &own(
-            5,
-            Op::Hole {
-                last_seq: 5,
-                inode: None,
-            },
-        ),
-        &mut requests,
-    );
+    doubt.own(&own(5, hole(5, None)), &mut requests);
     assert_eq!(requests, [Request::Everything { closes: Some(5) }]);
 }
 
@@ -170,7 +163,7 @@ fn what_a_program_cannot_name_is_everything_until_a_hole_tells_when_it_was_read(
     assert!(doubt.is_doubtful(FILE));
     requests.clear();
     let inode = None;
-    doubt.own(&own(9, Op::Hole { last_seq: 9, inode }), &mut requests);
+    doubt.own(&own(9, hole(9, inode)), &mut requests);
     assert_eq!(requests, [Request::Everything { closes: Some(9) }]);
     assert!(!doubt.asked(&requests, 9));
     assert!(doubt.is_doubtful(FILE));
@@ -189,6 +182,6 @@ fn an_unreadable_inode_is_not_asked_for_again() {
         ino: 7,
         generation: 1,
     });
-    doubt.own(&own(5, Op::Hole { last_seq: 5, inode }), &mut requests);
+    doubt.own(&own(5, hole(5, inode)), &mut requests);
     assert!(requests.is_empty());
 }

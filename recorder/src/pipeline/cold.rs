@@ -19,6 +19,7 @@ use super::{Handle, Requests, own};
 use crate::decode::{self, Decoded, Untold};
 use crate::doubt::{Doubt, Request};
 use crate::order::Window;
+use crate::snapshot::hole;
 use crate::spool::{Frame, FrameKind, Position, SpoolReader};
 
 /// Frames read before what else is due is looked at.
@@ -221,8 +222,9 @@ impl Cold {
         let Some(asked @ [_, ..]) = self.wanted.get(before..) else {
             return Ok(());
         };
+        let record_seq = self.window.next_seq() - 1;
         let is_unnamed = |request: &Request| *request == Request::Everything { closes: None };
-        let needs_hole = self.doubt.asked(asked, self.window.next_seq() - 1);
+        let needs_hole = self.doubt.asked(asked, record_seq);
         if asked.iter().any(is_unnamed) {
             let named = self.wanted.drain(before..).filter(|request| !is_unnamed(request));
             let named: Vec<Request> = named.collect();
@@ -236,6 +238,7 @@ impl Cold {
         let hole = Op::Hole {
             last_seq,
             inode: None,
+            since_seq: Some(record_seq - 1),
         };
         handle.submit(vec![own_record(last_seq, last_seq, hole)])
     }
@@ -335,7 +338,7 @@ impl Cold {
             }
             None => self.wanted.push(Request::Everything { closes }),
         }
-        self.record(own_record(first_seq, last_seq, Op::Hole { last_seq, inode }))
+        self.record(own_record(first_seq, last_seq, hole(last_seq, inode)))
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
@@ -397,7 +400,7 @@ impl Cold {
     /// Journals a hole in place of an event, and asks for what repairs it.
     fn event_hole(&mut self, seq: u64, inode: Option<InodeKey>, repair: Option<Request>) -> Result<()> {
         self.wanted.extend(repair);
-        self.record(own_record(seq, seq, Op::Hole { last_seq: seq, inode }))
+        self.record(own_record(seq, seq, hole(seq, inode)))
     }
 
     /// Passes a record to the merger, and what comes out of it to the writer.

@@ -199,6 +199,7 @@ fn an_open_hole_is_refused_unless_allowed() {
     let hole = Op::Hole {
         last_seq: 16,
         inode: Some(key(3)),
+        since_seq: None,
     };
     segments.push(vec![
         Record {

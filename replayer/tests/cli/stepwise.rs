@@ -188,6 +188,7 @@ fn what_is_no_tree_ends_the_same_way() {
     let hole = Op::Hole {
         last_seq: 6,
         inode: None,
+        since_seq: None,
     };
     let lost = Record {
         last_seq: 6,

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::super::{Limits, Request};
 use super::rig::{Rig, TOO_LONG, bare_event, holes, last, limits, records, write_event};
+use crate::snapshot::hole;
 
 fn mark(name: &str) -> Op {
     Op::Mark {
@@ -241,13 +242,7 @@ fn a_flush_waits_for_a_number_that_is_owed_and_a_settle_for_what_was_asked() {
     assert!(!rig.handle.settle(barrier, Duration::from_millis(50)).unwrap());
     // Twice the grace is over: a number whose owner lives is no hole.
     assert_eq!(rig.handle.status().holes_open, 0);
-    rig.submit(
-        held,
-        Op::Hole {
-            last_seq: held,
-            inode: None,
-        },
-    );
+    rig.submit(held, hole(held, None));
     rig.handle.flush_or_say(barrier, TOO_LONG).unwrap();
     assert_eq!(rig.request(), Request::Everything { closes: Some(held) });
     assert!(
