@@ -74,7 +74,7 @@ pub(crate) fn emit_bare(kind: EventKind, flags: u16, inode: u64) {
 
 /// States mode, owner and times, which hold under the lock, and of size and access time what `valid` names.
 #[inline(always)]
-fn emit_attributes(inode: u64, valid: u64) {
+pub(crate) fn emit_attributes(inode: u64, valid: u64) {
     if is_excluded(inode) {
         return;
     }
@@ -101,6 +101,30 @@ pub(crate) fn setattr(dentry: u64, valid: u64) {
     let inode = dentry_inode(dentry);
     if recorded(inode) {
         emit_attributes(inode, valid);
+    }
+}
+
+/// Times are updated. A write into a FIFO tells nothing else.
+#[inline(always)]
+pub(crate) fn times_enter(inode: u64) {
+    const S_IFMT: u16 = 0o170_000;
+    const S_IFIFO: u16 = 0o010_000;
+    let mode: u16 = Reader::new().get(inode + offset!(inode_mode));
+    if mode & S_IFMT == S_IFIFO && recorded(inode) {
+        begin_note(
+            note::TIMES,
+            &Note {
+                inode,
+                ..Note::default()
+            },
+        );
+    }
+}
+
+#[inline(always)]
+pub(crate) fn times_exit(_result: i64) {
+    if let Some(noted) = take_note(note::TIMES) {
+        emit_attributes(noted.inode, 0);
     }
 }
 

@@ -52,15 +52,17 @@ pub(crate) fn iomap_write_end_at(iter: u64, position: u64, length: u64, copied: 
         write_end(position, length, copied, folio);
         return;
     }
-    // Zeros beyond the end of the file (a block's rest) are no content: they must not make it longer.
+    // Zeros beyond the end of the file (a block's rest) are no content, and which end that is may be changing: none of them makes a
+    // file longer.
     let inode: u64 = reader.get(iter + offset!(iter_inode));
     let size: u64 = reader.get(inode + offset!(inode_size));
-    if position < size {
-        let within = size - position;
-        let (length, copied) = (length & 0xffff_ffff, copied & 0xffff_ffff);
-        let copied = if copied < within { copied } else { within };
-        let length = if length < within { length } else { within };
-        write_end(position, length, copied, folio);
+    if position < size && recorded(inode) {
+        let body = RangeBody {
+            offset: position,
+            length: length & 0xffff_ffff,
+            ..RangeBody::default()
+        };
+        emit_range(EventKind::Zero, inode, body);
     }
 }
 

@@ -70,6 +70,7 @@ entries! {
     removexattr => attributes::removexattr[0, 1];
     drop_xattr_enter => attributes::drop_xattr_enter[1, 2];
     cached_acl => attributes::cached_acl[0, 1, 2];
+    times_enter => attributes::times_enter[0];
     acl_enter_inode1 => attributes::acl_enter[1];
     acl_enter_dentry1 => attributes::acl_enter_dentry[1];
     // What is read anew.
@@ -103,6 +104,7 @@ exits! {
     link_exit => names::link_exit;
     drop_xattr_exit => attributes::drop_xattr_exit;
     acl_exit => attributes::acl_exit;
+    times_exit => attributes::times_exit;
     change_exit => changes::end;
     fallocate_exit => ranges::fallocate_exit;
     remap_prep_exit => ranges::remap_prep_exit;

@@ -66,6 +66,7 @@ pub(crate) mod note {
     pub(crate) const CHANGE: u64 = 6;
     pub(crate) const ACL: u64 = 7;
     pub(crate) const CAPABILITY: u64 = 8;
+    pub(crate) const TIMES: u64 = 9;
 }
 
 /// Adds atomically and returns what was there. The target has no compare-and-swap, so `core`'s atomics lack this.

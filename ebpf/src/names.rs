@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use abi::{EventKind, Head, InodeRef, NAME_BYTES_MAX, NameBlock, event_flags, lost_flags};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
-use crate::attributes::{emit_bare, emit_inherited_acls};
+use crate::attributes::{emit_attributes, emit_bare, emit_inherited_acls};
 use crate::emit::{NONE, Record, emit};
 use crate::kernel::{Reader, dentry_inode, dentry_parent, dir_state, inherits, inode_ref, offset, recorded};
 use crate::maps::{Note, drop_note, exclude, excluded, forget, lose, note, note_of, put_note, take_note};
@@ -358,6 +358,11 @@ pub(crate) fn rename(dentry: u64, target: u64) {
 #[inline(always)]
 pub(crate) fn exchange(dentry: u64, target: u64) {
     moved(EventKind::Exchange, dentry, target);
+    // The event tells of one of the two only, and XFS changes the times of directories that get another parent.
+    let other = dentry_inode(target);
+    if recorded(other) {
+        emit_attributes(other, 0);
+    }
 }
 
 /// An inode leaves memory; without links it is gone.

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use abi::EventKind;
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, IFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags,
+    AtFlags, CWD, FallocateFlags, FileType, IFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps,
+    XattrFlags,
 };
 use serde::Serialize;
 
@@ -197,7 +198,7 @@ impl Run {
         let ino = rustix::fs::fstat(&directory)?.st_ino;
         self.expect("mkdir", &[EventKind::Create], ino);
         let done = self.names_in(&directory);
-        for left in [c"file", c"link", c"moved", c"symlink"] {
+        for left in [c"file", c"link", c"moved", c"symlink", c"fifo"] {
             // Most are gone already.
             let _gone = rustix::fs::unlinkat(&directory, left, AtFlags::empty());
         }
@@ -228,6 +229,16 @@ impl Run {
         });
         rustix::fs::unlinkat(directory, c"link", AtFlags::empty())?;
         self.expect("unlink", &[EventKind::Unlink], ino);
+        let fifo = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(directory, c"fifo", FileType::Fifo, fifo, 0)?;
+        let open = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fifo = rustix::fs::openat(directory, c"fifo", open, Mode::empty())?;
+        let ino = rustix::fs::fstat(&fifo)?.st_ino;
+        // Within a tick of the kernel's clock it would have the time of its making already.
+        std::thread::sleep(Duration::from_millis(30));
+        rustix::io::write(&fifo, b"x")?;
+        self.expect("write into a FIFO", &[EventKind::SetAttr], ino);
+        rustix::fs::unlinkat(directory, c"fifo", AtFlags::empty())?;
         let whiteout =
             rustix::fs::renameat_with(directory, c"moved", directory, c"file", RenameFlags::WHITEOUT)
                 .and_then(|()| rustix::fs::statat(directory, c"moved", AtFlags::SYMLINK_NOFOLLOW));

@@ -12,6 +12,9 @@ use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, 
 const ATTR_SIZE: u32 = 1 << 3;
 const ATTR_ATIME: u32 = 1 << 4;
 const ATTR_ATIME_SET: u32 = 1 << 7;
+/// `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_ZERO_RANGE`.
+const KEEP_SIZE: u32 = 0x01;
+const ZERO_RANGE: u32 = 0x10;
 const S_IFMT: u32 = 0o170_000;
 const S_IFLNK: u32 = 0o120_000;
 const S_IFCHR: u32 = 0o020_000;
@@ -101,6 +104,14 @@ pub(crate) fn decode(event: &[u8], boot_ns: i64) -> Result<Decoded> {
                 }
             }
         }
+        EventKind::Zero => {
+            let body: RangeBody = read(rest)?;
+            Op::Fallocate {
+                mode: ZERO_RANGE | KEEP_SIZE,
+                offset: body.offset,
+                length: body.length,
+            }
+        }
         EventKind::DirectEnd | EventKind::FallocateEnd | EventKind::CloneEnd => {
             let body: RangeBody = read(rest)?;
             range = Some((body.offset, body.length, body.of_seq, body.result));
@@ -140,7 +151,7 @@ fn read<T: Copy>(bytes: &[u8]) -> Result<T> {
 fn kind_of(code: u16) -> Result<EventKind> {
     use EventKind::{
         Changed, Clone, CloneEnd, Create, DirectEnd, DirectWrite, Evict, Exchange, Fallocate, FallocateEnd,
-        Link, MapWrite, RemoveXattr, Rename, Rmdir, SetAcl, SetAttr, SetXattr, Tmpfile, Unlink, Write,
+        Link, MapWrite, RemoveXattr, Rename, Rmdir, SetAcl, SetAttr, SetXattr, Tmpfile, Unlink, Write, Zero,
     };
     let all = [
         Write,
@@ -163,6 +174,7 @@ fn kind_of(code: u16) -> Result<EventKind> {
         FallocateEnd,
         Clone,
         CloneEnd,
+        Zero,
         Changed,
     ];
     all.into_iter()
@@ -465,6 +477,25 @@ mod tests {
                 length: 4
             }
         );
+    }
+
+    /// XFS zeroes the rest of a collapsed file's last block before it lowers the size: the journal has lowered it by then.
+    #[test]
+    fn zeros_of_the_file_system_make_no_file_longer() {
+        let mut head: Head = read(&write_event()).unwrap();
+        head.kind = EventKind::Zero as u16;
+        let mut event = bytes(&head);
+        event.extend(bytes(&RangeBody {
+            offset: 5000,
+            length: 3192,
+            ..RangeBody::default()
+        }));
+        let expected = Op::Fallocate {
+            mode: KEEP_SIZE | ZERO_RANGE,
+            offset: 5000,
+            length: 3192,
+        };
+        assert_eq!(decode(&event, 0).unwrap().record.op, expected);
     }
 
     #[test]

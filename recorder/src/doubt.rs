@@ -217,6 +217,11 @@ impl Doubt {
                     }
                 }
             }
+            (EventKind::Zero, _) => {
+                if let Op::Fallocate { offset, length, .. } = record.op {
+                    self.overlaps(inode, offset, length);
+                }
+            }
             _ => self.names(record, requests),
         }
         let scope = if flags & event_flags::WANT_CONTENT != 0 {

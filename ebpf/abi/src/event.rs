@@ -129,6 +129,9 @@ pub enum EventKind {
     Clone = 32,
     /// The clone `of_seq` is over: [`RangeBody`] with the result.
     CloneEnd = 33,
+    /// A part of a file within its end is zero now, without being asked for as such (the rest of a block behind a new end): [`RangeBody`]. The
+    /// size is told elsewhere.
+    Zero = 34,
     /// Something changed that is not captured as data: the inode must be read anew (file flags, dedupe, ...): head only;
     /// [`event_flags`] says what.
     Changed = 40,

@@ -165,6 +165,36 @@ const NEEDS: &[Need] = &[
         ],
     ),
     need(
+        "times of a FIFO, begin",
+        EXT4,
+        &[("generic_update_time", "times_enter", None)],
+    ),
+    need(
+        "times of a FIFO, end",
+        EXT4,
+        &[("generic_update_time", "times_exit", None)],
+    ),
+    need(
+        "times of a FIFO, begin",
+        XFS,
+        &[("xfs_vn_update_time", "times_enter", None)],
+    ),
+    need(
+        "times of a FIFO, end",
+        XFS,
+        &[("xfs_vn_update_time", "times_exit", None)],
+    ),
+    need(
+        "times of a FIFO, begin",
+        BTRFS,
+        &[("btrfs_update_time", "times_enter", None)],
+    ),
+    need(
+        "times of a FIFO, end",
+        BTRFS,
+        &[("btrfs_update_time", "times_exit", None)],
+    ),
+    need(
         "xattr set",
         ALL,
         &[("security_inode_post_setxattr", "setxattr", None)],

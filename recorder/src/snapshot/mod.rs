@@ -5,6 +5,7 @@
 //! the base's and the daemon's to say.
 
 pub(crate) mod handle;
+mod ranges;
 mod read;
 
 use std::io;
@@ -17,6 +18,7 @@ use journal::record::{Actor, Attributes, Entry, InodeKey, Op, Record, SnapshotSc
 use rustix::fs::{FileType, OFlags, Stat};
 
 use handle::{FileHandle, Root};
+use ranges::DataRanges;
 
 /// Bytes of file data in one record.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -94,6 +96,15 @@ pub(crate) fn own_record(seq: u64, inode: InodeKey, from_snapshot: bool, op: Op)
     }
 }
 
+/// The numbers from the record's own to `last_seq` are lost; of this inode, or nobody knows of which.
+pub(crate) fn hole(last_seq: u64, inode: Option<InodeKey>) -> Op {
+    Op::Hole {
+        last_seq,
+        inode,
+        since_seq: None,
+    }
+}
+
 /// The records of one snapshot that are not handed over yet.
 struct Pending<'a> {
     sink: &'a dyn Sink,
@@ -115,7 +126,7 @@ impl Pending<'_> {
     /// What should have been read here is unknown.
     fn push_hole(&mut self, seq: u64) {
         let inode = Some(self.key);
-        self.push(seq, Op::Hole { last_seq: seq, inode });
+        self.push(seq, hole(seq, inode));
     }
 
     fn submit(&mut self) -> Result<()> {
@@ -268,9 +279,10 @@ impl<'a> Snapshotter<'a> {
 
     /// The data of a file that had `size` bytes; what it grew by since is captured.
     fn content(&self, pending: &mut Pending<'_>, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+        let ranges = DataRanges::of(fd, size);
         let mut offset = 0;
         while offset < size {
-            let (begin, end) = match read::data_range(fd, offset, size) {
+            let (begin, end) = match ranges.next(offset) {
                 Ok(Some(range)) => range,
                 Ok(None) => break,
                 Err(error) => {

@@ -145,23 +145,6 @@ pub(crate) fn project(fd: BorrowedFd<'_>) -> Option<u32> {
         .map(|found| found.projid)
 }
 
-/// The next range at or after `offset` that may hold data, within `size`.
-pub(crate) fn data_range(fd: BorrowedFd<'_>, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    let begin = match rustix::fs::seek(fd, SeekFrom::Data(offset)) {
-        Ok(begin) => begin,
-        Err(Errno::NXIO) => return Ok(None),
-        // A file system that cannot tell has data everywhere.
-        Err(Errno::INVAL | Errno::NOTSUP) => return Ok((offset < size).then_some((offset, size))),
-        Err(error) => return Err(error.into()),
-    };
-    let end = match rustix::fs::seek(fd, SeekFrom::Hole(begin)) {
-        Ok(end) => end.min(size),
-        Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    Ok((begin < end).then_some((begin, end)))
-}
-
 /// Goes through the inode's lock once, so that whatever held it when this was called is done when it returns.
 ///
 /// An operation takes its sequence number under that lock and may finish (move the file's size, say) a moment later. A snapshot that
