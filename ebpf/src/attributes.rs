@@ -9,7 +9,7 @@ use abi::{AttrBody, EventKind, Head, XattrBody, lost_flags};
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
 use crate::emit::{NONE, Record, emit};
-use crate::kernel::{Reader, dentry_inode, inode_ref, offset, recorded};
+use crate::kernel::{Reader, dentry_inode, file_inode, inode_ref, offset, recorded};
 use crate::maps::{Note, begin_note, excluded, lose, note, take_note};
 
 /// `ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME | ATTR_CTIME`.
@@ -104,7 +104,14 @@ pub(crate) fn setattr(dentry: u64, valid: u64) {
     }
 }
 
-/// Times are updated. A write into a FIFO tells nothing else.
+/// A write into a FIFO changes its times, and tells nothing else.
+#[inline(always)]
+pub(crate) fn fifo_enter(iocb: u64) {
+    let file: u64 = Reader::new().get(iocb + offset!(kiocb_file));
+    times_enter(file_inode(file));
+}
+
+/// Times are updated; where FIFOs have no function of their own for writing, this is seen of them.
 #[inline(always)]
 pub(crate) fn times_enter(inode: u64) {
     const S_IFMT: u16 = 0o170_000;

@@ -70,6 +70,7 @@ entries! {
     removexattr => attributes::removexattr[0, 1];
     drop_xattr_enter => attributes::drop_xattr_enter[1, 2];
     cached_acl => attributes::cached_acl[0, 1, 2];
+    fifo_enter => attributes::fifo_enter[0];
     times_enter => attributes::times_enter[0];
     acl_enter_inode1 => attributes::acl_enter[1];
     acl_enter_dentry1 => attributes::acl_enter_dentry[1];

@@ -211,9 +211,11 @@ fn no_label_no_journal_and_a_later_format_is_refused() {
     let label = store.get(journal::LABEL_NAME).unwrap();
     store.tamper(journal::LABEL_NAME, None);
     assert_eq!(open(&store).err().unwrap().exit_code(), 10);
-    let later = String::from_utf8(label)
-        .unwrap()
-        .replace("\"format\": 2", "\"format\": 3");
+    let format = |version: u32| format!("\"format\": {version}");
+    let later = String::from_utf8(label).unwrap().replace(
+        &format(journal::FORMAT_VERSION),
+        &format(journal::FORMAT_VERSION + 1),
+    );
     store.tamper(journal::LABEL_NAME, Some(later.into_bytes()));
     assert!(matches!(open(&store), Err(Error::Unsupported(_))));
     store.tamper(journal::LABEL_NAME, Some(b"{".to_vec()));

@@ -167,32 +167,50 @@ const NEEDS: &[Need] = &[
     need(
         "times of a FIFO, begin",
         EXT4,
-        &[("generic_update_time", "times_enter", None)],
+        &[
+            ("fifo_pipe_write", "fifo_enter", None),
+            ("generic_update_time", "times_enter", None),
+        ],
     ),
     need(
         "times of a FIFO, end",
         EXT4,
-        &[("generic_update_time", "times_exit", None)],
+        &[
+            ("fifo_pipe_write", "times_exit", None),
+            ("generic_update_time", "times_exit", None),
+        ],
     ),
     need(
         "times of a FIFO, begin",
         XFS,
-        &[("xfs_vn_update_time", "times_enter", None)],
+        &[
+            ("fifo_pipe_write", "fifo_enter", None),
+            ("xfs_vn_update_time", "times_enter", None),
+        ],
     ),
     need(
         "times of a FIFO, end",
         XFS,
-        &[("xfs_vn_update_time", "times_exit", None)],
+        &[
+            ("fifo_pipe_write", "times_exit", None),
+            ("xfs_vn_update_time", "times_exit", None),
+        ],
     ),
     need(
         "times of a FIFO, begin",
         BTRFS,
-        &[("btrfs_update_time", "times_enter", None)],
+        &[
+            ("fifo_pipe_write", "fifo_enter", None),
+            ("btrfs_update_time", "times_enter", None),
+        ],
     ),
     need(
         "times of a FIFO, end",
         BTRFS,
-        &[("btrfs_update_time", "times_exit", None)],
+        &[
+            ("fifo_pipe_write", "times_exit", None),
+            ("btrfs_update_time", "times_exit", None),
+        ],
     ),
     need(
         "xattr set",

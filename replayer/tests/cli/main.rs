@@ -139,7 +139,10 @@ fn several_volumes_and_none_named_is_wrong_usage() {
     refused(&bench, &["--volume", "11111111"], 10, OTHER);
     assert_eq!(bench.restore(&["--volume", UUID]).status.code(), Some(0));
     // What speaks of all volumes needs no name.
-    assert_eq!(bench.run(&["points", "--medium", "medium"]).status.code(), Some(0));
+    assert_eq!(
+        bench.run(&["points", "--medium", "medium"]).status.code(),
+        Some(0)
+    );
 }
 
 #[test]
