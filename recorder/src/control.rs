@@ -23,7 +23,9 @@ const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// Longest answer in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Clients served at a time; others wait.
-const CLIENTS_MAX: usize = 16;
+const CLIENTS_MAX: u32 = 16;
+/// How long the end waits for the answers that are under way.
+const LAST_ANSWERS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,11 +141,28 @@ pub(crate) fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener> {
     Ok(listener)
 }
 
-/// Serves clients until the future is dropped.
-pub(crate) async fn serve(listener: tokio::net::UnixListener, operations: Arc<dyn Operations>) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+/// Serves clients until `stop` is sent or dropped, then until those that asked are answered, or [`LAST_ANSWERS_TIMEOUT`] is over.
+pub(crate) async fn serve(
+    listener: tokio::net::UnixListener,
+    operations: Arc<dyn Operations>,
+    stop: tokio::sync::oneshot::Receiver<()>,
+) {
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX as usize));
+    tokio::select! {
+        () = accept(listener, operations, &places) => {}
+        _ = stop => {}
+    }
+    // Whoever detached the last volume hears of it, however busy the host is.
+    let _late = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, places.acquire_many(CLIENTS_MAX)).await;
+}
+
+async fn accept(
+    listener: tokio::net::UnixListener,
+    operations: Arc<dyn Operations>,
+    places: &Arc<Semaphore>,
+) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
@@ -226,8 +245,9 @@ mod tests {
         runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(bind(&path).unwrap()).unwrap();
             let path = path.clone();
+            let (_stop, stopped) = tokio::sync::oneshot::channel();
             tokio::select! {
-                () = serve(listener, Arc::new(Echo)) => {}
+                () = serve(listener, Arc::new(Echo), stopped) => {}
                 done = tokio::task::spawn_blocking(move || test(&path)) => done.unwrap(),
             }
         });
@@ -255,6 +275,38 @@ mod tests {
                 "a second recorder is refused"
             );
         });
+    }
+
+    struct Slow;
+    impl Operations for Slow {
+        fn answer(&self, _request: Request) -> Result<Value> {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            Ok(volumes_answer(vec![]))
+        }
+    }
+
+    #[test]
+    fn who_asked_before_the_end_is_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.sock");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let answer = runtime.block_on(async {
+            let listener = tokio::net::UnixListener::from_std(bind(&path).unwrap()).unwrap();
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let server = tokio::spawn(serve(listener, Arc::new(Slow), stopped));
+            let path = path.clone();
+            let client = tokio::task::spawn_blocking(move || {
+                Client::connect_to(&path).unwrap().ask(&Request::Status {})
+            });
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            drop(stop);
+            server.await.unwrap();
+            client.await.unwrap()
+        });
+        assert!(answer.is_ok(), "{answer:?}");
     }
 
     #[test]

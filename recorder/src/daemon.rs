@@ -98,7 +98,8 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut tick = tokio::time::interval(SUPERVISION_INTERVAL);
-    let server = tokio::spawn(control::serve(listener, operations));
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(control::serve(listener, operations, stopped));
     let mut looks = 0;
     loop {
         tokio::select! {
@@ -119,15 +120,13 @@ async fn serve(
                     sessions.iter().try_for_each(|session| session.check_misses())?;
                 }
                 if recorder.lock().is_empty() {
-                    // The client that detached the last volume is still to be answered.
-                    tokio::time::sleep(SUPERVISION_INTERVAL).await;
                     break;
                 }
             }
         }
     }
-    server.abort();
-    Ok(())
+    drop(stop);
+    server.await.context("serve the control socket")
 }
 
 impl Recorder {
