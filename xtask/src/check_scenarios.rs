@@ -50,12 +50,27 @@ const fn plain(name: &'static str) -> Script {
 const EVERYDAY: Script = plain("everyday.sh");
 const CONTENT: Script = plain("content.py");
 const PROGRAMS: Script = plain("programs.sh");
+const FIO: Script = plain("fio-verify.sh");
+const REFLINK: Script = Script {
+    file_systems: &[Xfs, Btrfs],
+    ..plain("reflink.sh")
+};
 const BASE_UNDER_LOAD: Script = Script {
     before: Some("base-under-load.before"),
     ..plain("base-under-load.sh")
 };
 
-const SCRIPTS: &[Script] = &[EVERYDAY, CONTENT, PROGRAMS, BASE_UNDER_LOAD];
+const SCRIPTS: &[Script] = &[
+    EVERYDAY,
+    CONTENT,
+    PROGRAMS,
+    FIO,
+    REFLINK,
+    BASE_UNDER_LOAD,
+    plain("sqlite-writers.py"),
+    plain("git-maintenance.sh"),
+    plain("rsync-modes.sh"),
+];
 
 /// One round trip of a script.
 pub(crate) struct Scenario {
@@ -89,12 +104,12 @@ pub(crate) const CI: &[Scenario] = &[
     },
     scenario(&EVERYDAY, K6_12, Xfs),
     scenario(&PROGRAMS, K6_12, Btrfs),
-    scenario(&PROGRAMS, K7_3, Ext4),
+    scenario(&FIO, K7_3, Ext4),
     Scenario {
         to_fs: Some(Ext4),
         ..scenario(&EVERYDAY, K7_3, Xfs)
     },
-    scenario(&CONTENT, K7_3, Btrfs),
+    scenario(&REFLINK, K7_3, Btrfs),
 ];
 
 /// Every script on every kernel and file system that it is for, as far as the names of scripts and the cells allow;
