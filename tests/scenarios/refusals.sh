@@ -1,37 +1,11 @@
 #!/bin/bash
-# What the recorder refuses, and how: file systems, mounts, media, commands. Nothing is recorded. One boot:
+# What recorder and replayer refuse, and how: file systems, mounts, media, commands, targets. One boot:
 # `cargo xtask vm run --binaries --disk 1024 --disk 1024 --disk 512 --disk 1024 --usb 1024 --usb 256 --script FILE`.
 set -u
 
 a=/dev/guest/disk0 b=/dev/guest/disk1 odd=/dev/guest/disk2 work=/dev/guest/disk3
-passed=0 failed=0
-mkdir -p /a /b /odd /work /medium /small /results
-out=/run/refusals.out
-
-ok() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-    sed 's/^/    /' "$out" | tail -n 12
-}
-
-# A step that the next check rests on.
-try() { "$@" > "$out" 2>&1 || { bad "cannot $*"; false; }; }
-
-# expect CODE TEXT COMMAND...: the command ends within a minute with this code, and says this.
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    timeout 60 "$@" > "$out" 2>&1 < /dev/null
-    got=$?
-    if [ $got != "$code" ]; then
-        bad "code $got, not $code: $*"
-    elif ! grep -qF -- "$text" "$out"; then
-        bad "does not say '$text': $*"
-    else
-        ok
-    fi
-}
+. /opt/job/lib.sh
+mkdir -p /a /b /odd /work /medium /small
 
 mkfs.ext4 -q -F $a && mkfs.xfs -q -f $b && mkfs.ext4 -q -F $work && mkfs.ext4 -q -F /dev/guest/usb0 && mkfs.ext4 -q -F /dev/guest/usb1
 mount -t ext4 $a /a && mount -t xfs $b /b && mount $work /work && mount /dev/guest/usb0 /medium || exit 1
@@ -98,5 +72,45 @@ expect 30 "label" recorder attach /a --medium /work/label --spool /work/spool
 expect 2 "name it once" recorder attach /a /a $attach
 
 
-echo "refusals: $passed passed, $failed failed"
-[ $failed = 0 ]
+echo "-- targets that are refused, and ones that are not"
+replay="replayer restore --medium /medium"
+# Of 255 bytes, beyond PATH_MAX, no UTF-8, line ends.
+deep() (
+    cd "$1" || exit 1
+    long=$(printf 'n%.0s' $(seq 1 255))
+    for _ in $(seq 1 24); do mkdir "$long" && cd "$long" || exit 1; done
+    echo deepest > "$(printf '\377\376\n\001')" && ln -s "$long" "$(printf 'line\nend')" && setfattr -n user.deep -v down .
+)
+try mount $odd /odd
+check "a deep tree" deep /a
+recording 1 attach /a $attach
+digest /a /run/a-small
+expect 0 "mark small" recorder mark small
+# More than fits on the disks below, and less than they are large.
+yes 'too much for the disk' | head -c 500M > /a/big
+expect 0 "detached /a" recorder detach
+ended 0 ""
+expect 1 "/odd: unmount it first" $replay --device $odd
+umount /odd
+expect 1 "btrfs" $replay --device $odd
+for fs in ext4 xfs btrfs; do
+    patience=240 expect 1 "take a larger one" $replay --device $odd --wipe --mkfs $fs
+    grep -q '^restored' "$out" && bad "a restore that failed says that it restored"
+    sed "s/^/    $fs: /" "$out" | tail -n 1
+done
+# Too small for the data alone: that is seen before the disk is touched.
+modprobe -q loop
+loop=$(truncate -s 400M /work/image && losetup --find --show /work/image)
+expect 1 "nothing was written" $replay --device "$loop"
+check "a disk that is refused is written to" cmp -n 1048576 "$loop" /dev/zero
+losetup -d "$loop" && rm /work/image
+# Room is not measured before the steps are made: the disk is full in mid-restore.
+try mkfs.ext4 -q -F $odd && mount $odd /odd && rmdir /odd/lost+found && patience=240 expect 1 "take a larger one" $replay --to /odd --stepwise
+expect 1 "is not empty" $replay --to /odd
+umount /odd
+try umount /b && expect 1 "xfs" $replay --device $b --at mark:small
+expect 0 "restored volume" $replay --device $b --at mark:small --wipe
+# The restored file system has the uuid of the one that it was made from, under which ext4 is content to be mounted twice.
+try mount $b /b && digest /b /run/b-small && check "the deep tree is the same" oracle compare /run/a-small /run/b-small
+
+verdict refusals

@@ -11,7 +11,7 @@ use crate::vm::kernel::KernelLine;
 use crate::vm::run::{self, Scripted};
 
 /// Time that a machine may take, seconds.
-const MACHINE_TIME_MAX_S: u64 = 600;
+const MACHINE_TIME_MAX_S: u64 = 900;
 
 /// One script in one machine.
 pub(crate) struct Scenario {

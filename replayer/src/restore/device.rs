@@ -175,7 +175,7 @@ impl Device {
     pub(crate) fn check_size(&self, needed_bytes: u64) -> Result<()> {
         if needed_bytes > self.size_bytes {
             bail!(
-                "{} is too small: the tree needs {needed_bytes} bytes of data, the device has {}; nothing was written",
+                "{} is too small: the tree needs {needed_bytes} bytes of data, the device has {}; nothing was written, take a larger one",
                 self.path.display(),
                 self.size_bytes
             );

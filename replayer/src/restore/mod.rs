@@ -367,7 +367,7 @@ fn check_space(needs: &Needs<'_>, target: &Target, place: &Path) -> Result<()> {
     let free_bytes = space.f_bfree.saturating_mul(space.f_frsize);
     if needed_bytes > free_bytes {
         bail!(
-            "{} is too small: the tree needs {needed_bytes} bytes, {free_bytes} are free; nothing was restored",
+            "{} is too small: the tree needs {needed_bytes} bytes, {free_bytes} are free; nothing was restored, take a larger one",
             place.display()
         );
     }
@@ -375,7 +375,7 @@ fn check_space(needs: &Needs<'_>, target: &Target, place: &Path) -> Result<()> {
     // File systems that make inodes as they go (btrfs) state none.
     if space.f_files > 0 && inodes > space.f_ffree.saturating_add(2) {
         bail!(
-            "{} has too few inodes: the tree needs {inodes}, {} are free; nothing was restored",
+            "{} has too few inodes: the tree needs {inodes}, {} are free; nothing was restored, take a larger one",
             place.display(),
             space.f_ffree
         );
@@ -452,7 +452,7 @@ fn explain_full(error: anyhow::Error) -> anyhow::Error {
                 .is_some_and(|cause| matches!(*cause, rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT))
     });
     if full {
-        error.context("the target is full: the tree there is not complete")
+        error.context("the target is full, the tree there is not complete: take a larger one")
     } else {
         error
     }

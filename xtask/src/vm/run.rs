@@ -22,6 +22,9 @@ use crate::{Outcome, setup};
 
 /// Where the script lies in the guest.
 pub(super) const GUEST_SCRIPT: &str = "/opt/job/script";
+/// What scripts of one directory share, if there is such a file: the script may source it.
+const LIBRARY: &str = "lib.sh";
+const GUEST_LIBRARY: &str = "/opt/job/lib.sh";
 
 /// Arguments of `cargo xtask vm run`.
 #[derive(Args)]
@@ -29,7 +32,8 @@ pub(crate) struct RunArgs {
     /// Kernel to boot
     #[arg(long, value_enum)]
     kernel: KernelLine,
-    /// Script (or any executable) to run as root; without a first line `#!...` bash runs it
+    /// Script (or any executable) to run as root; without a first line `#!...` bash runs it. A lib.sh beside it is in the guest
+    /// as /opt/job/lib.sh
     #[arg(long)]
     script: PathBuf,
     /// Blank disk of so many MiB, or a raw image; in the guest /dev/guest/disk0, disk1, ... and /dev/vda, vdb, ...
@@ -127,6 +131,10 @@ fn boot(args: &RunArgs) -> Result<u8> {
         files.extend(project_binaries(None)?);
     }
     files.push((args.script.clone(), GUEST_SCRIPT.into()));
+    let library = args.script.with_file_name(LIBRARY);
+    if library.is_file() {
+        files.push((library, GUEST_LIBRARY.into()));
+    }
     let machine = Machine {
         kernel: &kernel,
         root: &root,
