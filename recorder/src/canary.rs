@@ -269,6 +269,7 @@ impl Run {
                     }
                 }
             });
+            ring.release();
             if expected.iter().all(|one| shows(&seen, one)) || Instant::now() >= end {
                 break;
             }

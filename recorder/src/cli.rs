@@ -148,9 +148,11 @@ fn run(command: Command, json: bool) -> Result<u8> {
             Ok(if wait { say_holes(&answer) } else { 0 })
         }
         Command::Detach { path } => {
-            let answer = Client::connect()?.ask(&Request::Detach {
-                path: absolute(path)?,
-            })?;
+            let path = absolute(path)?;
+            let answer = match Client::connect() {
+                Ok(client) => client.ask(&Request::Detach { path })?,
+                Err(nobody) => daemon::take_out(path.as_deref(), nobody)?,
+            };
             print_result(json, &answer, &status::detach_as_text(&answer));
             Ok(say_holes(&answer))
         }

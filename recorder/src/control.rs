@@ -68,6 +68,19 @@ pub(crate) struct Client {
     stream: UnixStream,
 }
 
+/// What to say where no recorder answers; programs of one that ended may go on.
+fn nobody(left: &[String]) -> String {
+    let nobody = "no recorder is running here";
+    if left.is_empty() {
+        return format!("{nobody}: start one with `recorder attach PATH --medium DIR`");
+    }
+    format!(
+        "{nobody}, but the programs of one that ended go on (volume {}): start it again as before and it goes on from there, or take them \
+         out with `recorder detach`",
+        left.join(", ")
+    )
+}
+
 impl Client {
     /// Connects; exit code 10 where no recorder runs.
     pub(crate) fn connect() -> Result<Self> {
@@ -81,10 +94,7 @@ impl Client {
                 FAILED,
                 format!("connect to {}: {error}; try as root", path.display()),
             )),
-            Err(_) => Err(coded(
-                NOTHING_THERE,
-                "no recorder is running here: start one with `recorder attach PATH --medium DIR`",
-            )),
+            Err(_) => Err(coded(NOTHING_THERE, nobody(&crate::capture::pinned_volumes()))),
         }
     }
 

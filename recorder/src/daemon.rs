@@ -7,6 +7,8 @@ mod checks;
 mod event;
 mod medium;
 mod moments;
+mod mounted;
+mod resume;
 mod sink;
 mod volume;
 
@@ -24,6 +26,7 @@ use crate::cli::{print_line, say_holes};
 use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
 use event::Event;
+pub(crate) use resume::take_out;
 use volume::Session;
 
 /// Time between two looks at the pipelines.
@@ -49,7 +52,6 @@ struct Recorder {
 
 /// Records until told to stop. Returns the exit code.
 pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<u8> {
-    tracing::debug!("started as {form:?}");
     checks::run_directory()?;
     let prepared = checks::all(configs)?;
     let socket = control::socket_path();
@@ -62,8 +64,16 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
     let (events, received) = mpsc::channel(64);
     let result = start(&recorder, prepared, &events)
         .and_then(|()| runtime.block_on(serve(&recorder, listener, received, json)));
-    // Whatever went wrong, no program stays in the kernel that nobody reads from.
-    let stopped = recorder.detach(None);
+    let leaves = form == Form::Service && matches!(result, Ok(End::Told));
+    let stopped = if leaves {
+        eprintln!(
+            "the programs stay in the kernel and go on: the next start goes on from here, `recorder detach` takes them out"
+        );
+        recorder.leave()
+    } else {
+        // Whatever went wrong, no program stays in the kernel that nobody reads from.
+        recorder.detach(None)
+    };
     runtime.shutdown_timeout(Duration::from_secs(2));
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!("remove {}: {error}", socket.display());
@@ -86,13 +96,21 @@ fn start(recorder: &Recorder, prepared: Vec<checks::Prepared>, events: &mpsc::Se
     Ok(())
 }
 
+/// Why the event loop ended.
+enum End {
+    /// By a signal.
+    Told,
+    /// Nothing is recorded any more.
+    Nothing,
+}
+
 /// The event loop: ends when nothing is recorded any more, on a signal, or with the first volume that fails.
 async fn serve(
     recorder: &Arc<Recorder>,
     listener: std::os::unix::net::UnixListener,
     mut events: mpsc::Receiver<Event>,
     json: bool,
-) -> Result<()> {
+) -> Result<End> {
     let listener = tokio::net::UnixListener::from_std(listener).context("listen on the control socket")?;
     let operations: Arc<dyn Operations> = Arc::clone(recorder) as Arc<dyn Operations>;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
@@ -101,14 +119,14 @@ async fn serve(
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(control::serve(listener, operations, stopped));
     let mut looks = 0;
-    loop {
+    let end = loop {
         tokio::select! {
-            _ = interrupt.recv() => { eprintln!("interrupted: flushing to the medium and detaching"); break }
-            _ = terminate.recv() => { eprintln!("told to stop: flushing to the medium and detaching"); break }
+            _ = interrupt.recv() => { eprintln!("interrupted: flushing to the medium"); break End::Told }
+            _ = terminate.recv() => { eprintln!("told to stop: flushing to the medium"); break End::Told }
             event = events.recv() => match event {
                 Some(Event::Recording(line)) => print_line(&if json { line.to_json() } else { line.to_string() }),
                 Some(Event::Failed(error)) => return Err(error),
-                None => break,
+                None => break End::Nothing,
             },
             _ = tick.tick() => {
                 if let Some(error) = recorder.failure() {
@@ -120,13 +138,14 @@ async fn serve(
                     sessions.iter().try_for_each(|session| session.check_misses())?;
                 }
                 if recorder.lock().is_empty() {
-                    break;
+                    break End::Nothing;
                 }
             }
         }
-    }
+    };
     drop(stop);
-    server.await.context("serve the control socket")
+    server.await.context("serve the control socket")?;
+    Ok(end)
 }
 
 impl Recorder {
@@ -164,6 +183,16 @@ impl Recorder {
             })
             .collect::<Result<_>>()?;
         Ok(control::volumes_answer(volumes))
+    }
+
+    /// Brings everything onto the media and leaves the programs in the kernel.
+    fn leave(&self) -> Result<Value> {
+        let sessions: Vec<Arc<Session>> = self.lock().clone();
+        // All of them, whichever fails.
+        let answers: Vec<Result<Value>> = sessions.iter().map(|session| session.leave()).collect();
+        Ok(control::volumes_answer(
+            answers.into_iter().collect::<Result<_>>()?,
+        ))
     }
 
     fn detach(&self, path: Option<PathBuf>) -> Result<Value> {

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use abi::{EventKind, event_flags};
 use journal::record::{InodeKey, Op, Record, SnapshotScope};
+use serde::{Deserialize, Serialize};
 
 use crate::decode::Decoded;
 
@@ -18,7 +19,7 @@ const DIRECT_MAX: usize = 1024;
 const SHIFTING: u32 = 0x08 | 0x20;
 
 /// What is to be read from the live file system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// An inode.
     Snapshot {
@@ -38,8 +39,8 @@ pub(crate) enum Request {
     },
 }
 
-/// What is under way.
-#[derive(Default)]
+/// What is under way. A recorder that takes the place of one that died begins with what that one knew.
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Doubt {
     in_base: bool,
     /// Inodes whose snapshot is open, by its number.
@@ -60,6 +61,7 @@ pub(crate) struct Doubt {
 }
 
 /// An operation that took its number before it acts.
+#[derive(Clone, Serialize, Deserialize)]
 struct Range {
     inode: InodeKey,
     offset: u64,

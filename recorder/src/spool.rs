@@ -8,9 +8,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::FallocateFlags;
 
+const FILE_PREFIX: &str = "spool-";
 /// Bytes of one file; a frame never crosses files.
 pub(crate) const FILE_BYTES: u64 = 64 << 20;
 /// Files that a spool must have room for: some are read while others are written.
@@ -59,7 +60,7 @@ fn checksum(kind: u32, payload: &[u8]) -> u32 {
 }
 
 fn file_path(dir: &Path, index: u64) -> PathBuf {
-    dir.join(format!("spool-{index:012}"))
+    dir.join(format!("{FILE_PREFIX}{index:012}"))
 }
 
 /// The writing end.
@@ -99,24 +100,92 @@ impl Spool {
         );
         for entry in fs::read_dir(dir).with_context(|| format!("read spool {}", dir.display()))? {
             let entry = entry.with_context(|| format!("read spool {}", dir.display()))?;
-            if entry.file_name().to_string_lossy().starts_with("spool-") {
+            if entry.file_name().to_string_lossy().starts_with(FILE_PREFIX) {
                 fs::remove_file(entry.path())
                     .with_context(|| format!("remove {}", entry.path().display()))?;
             }
         }
-        let current = new_file(dir, 1, file_bytes)?;
-        let (dir, buffer) = (dir.to_owned(), Vec::with_capacity(2 * BUFFER_BYTES));
         Ok(Self {
-            dir,
+            dir: dir.to_owned(),
             bytes_max,
             file_bytes,
-            current,
+            current: new_file(dir, 1, file_bytes)?,
             index: 1,
             offset: 0,
-            buffer,
+            buffer: Vec::with_capacity(2 * BUFFER_BYTES),
             files: 1,
             unsynced: Vec::new(),
         })
+    }
+
+    /// Goes on after the frames that somebody left who was killed: hands them to `each`, cuts what was being written when that happened.
+    /// Returns the spool and the index of its oldest file.
+    ///
+    /// # Errors
+    /// A directory that cannot be used, no spool there, or a frame that is damaged and not just cut short at the very end.
+    pub(crate) fn recover(
+        dir: &Path,
+        bytes_max: u64,
+        file_bytes: u64,
+        mut each: impl FnMut(&Frame),
+    ) -> Result<(Self, u64)> {
+        let files = left_files(dir)?;
+        let (Some(&(oldest, _)), Some(&(newest, length))) = (files.first(), files.last()) else {
+            bail!("there is no spool in {}", dir.display());
+        };
+        ensure!(
+            newest - oldest + 1 == files.len() as u64,
+            "files of the spool in {} are missing",
+            dir.display()
+        );
+        let mut reader = SpoolReader::new(dir, oldest);
+        let end = Position {
+            file: newest,
+            offset: length,
+        };
+        let offset = loop {
+            let before = reader.position();
+            match reader.next(end) {
+                Ok(Some(frame)) => each(&frame),
+                Ok(None) => break length,
+                Err(error) if error.is::<CutShort>() && reader.position().file == newest => {
+                    break if before.file == newest { before.offset } else { 0 };
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let path = file_path(dir, newest);
+        let context = || format!("go on with {}", path.display());
+        let current = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(context)?;
+        if offset < length {
+            tracing::info!("{}: cut from {length} to {offset} bytes", path.display());
+            current.set_len(offset).with_context(context)?;
+        }
+        make_room(&current, file_bytes).with_context(context)?;
+        let spool = Self {
+            dir: dir.to_owned(),
+            bytes_max,
+            file_bytes,
+            current,
+            index: newest,
+            offset,
+            buffer: Vec::with_capacity(2 * BUFFER_BYTES),
+            files: files.len() as u64,
+            unsynced: Vec::new(),
+        };
+        Ok((spool, oldest))
+    }
+
+    /// How far it is written.
+    pub(crate) fn position(&self) -> Position {
+        Position {
+            file: self.index,
+            offset: self.offset,
+        }
     }
 
     /// Bytes of disk taken.
@@ -178,10 +247,7 @@ impl Spool {
             self.offset += self.buffer.len() as u64;
             self.buffer.clear();
         }
-        Ok(Position {
-            file: self.index,
-            offset: self.offset,
-        })
+        Ok(self.position())
     }
 
     /// The file that is being written, to be synced without holding the spool.
@@ -226,6 +292,22 @@ impl Spool {
     }
 }
 
+/// Index and length of the files that are there, oldest first.
+fn left_files(dir: &Path) -> Result<Vec<(u64, u64)>> {
+    let context = || format!("read spool {}", dir.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let name = entry.file_name();
+        let index = name.to_string_lossy().strip_prefix(FILE_PREFIX).map(str::parse);
+        if let Some(Ok(index)) = index {
+            files.push((index, entry.metadata().with_context(context)?.len()));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
 fn new_file(dir: &Path, index: u64, bytes: u64) -> Result<File> {
     let path = file_path(dir, index);
     let file = File::options()
@@ -234,11 +316,15 @@ fn new_file(dir: &Path, index: u64, bytes: u64) -> Result<File> {
         .create_new(true)
         .open(&path)
         .with_context(|| format!("create {}", path.display()))?;
-    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(file),
-        Err(error) => {
-            Err(io::Error::from(error)).with_context(|| format!("make room for {}", path.display()))
-        }
+    make_room(&file, bytes).with_context(|| format!("make room for {}", path.display()))?;
+    Ok(file)
+}
+
+/// Takes the disk that a file may need, where the file system can.
+fn make_room(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -252,6 +338,11 @@ pub(crate) struct Frame {
     pub(crate) file: u64,
 }
 
+/// The spool ends within a frame.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool ends within a frame at {0:?}")]
+struct CutShort(Position);
+
 /// The reading end.
 pub(crate) struct SpoolReader {
     dir: PathBuf,
@@ -263,11 +354,11 @@ pub(crate) struct SpoolReader {
 }
 
 impl SpoolReader {
-    /// Reads from the beginning.
-    pub(crate) fn new(dir: &Path) -> Self {
+    /// Reads from the beginning of a file.
+    pub(crate) fn new(dir: &Path, file: u64) -> Self {
         Self {
             dir: dir.to_owned(),
-            at: Position { file: 1, offset: 0 },
+            at: Position { file, offset: 0 },
             file: None,
             ahead: Vec::new(),
             parsed: 0,
@@ -348,11 +439,9 @@ impl SpoolReader {
 
     fn fill(&mut self, bytes: usize, limit: Option<u64>) -> Result<()> {
         while self.unparsed() < bytes {
-            ensure!(
-                self.read_ahead(limit)?,
-                "the spool ends within a frame at {:?}",
-                self.at
-            );
+            if !self.read_ahead(limit)? {
+                return Err(CutShort(self.at).into());
+            }
         }
         Ok(())
     }
@@ -386,53 +475,4 @@ impl SpoolReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_come_back_in_order_across_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(dir.path(), 16 * FILE_BYTES, FILE_BYTES).unwrap();
-        let payload = |i: u32| vec![u8::try_from(i % 251).unwrap(); 1_000_000 + i as usize];
-        for i in 0..150 {
-            spool
-                .append(
-                    if i % 2 == 0 {
-                        FrameKind::Event
-                    } else {
-                        FrameKind::Own
-                    },
-                    &[&payload(i)[..7], &payload(i)[7..]],
-                )
-                .unwrap();
-        }
-        let end = spool.write().unwrap();
-        assert!(end.file > 2);
-        let mut reader = SpoolReader::new(dir.path());
-        for i in 0..150 {
-            let frame = reader.next(end).unwrap().unwrap();
-            assert_eq!(frame.payload, payload(i));
-            assert_eq!(frame.kind == FrameKind::Event, i % 2 == 0);
-        }
-        assert!(reader.next(end).unwrap().is_none());
-        let mut oldest = 1;
-        spool.release(&mut oldest, reader.position().file).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_changed_byte_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(dir.path(), 4 * FILE_BYTES, FILE_BYTES).unwrap();
-        spool.append(FrameKind::Event, &[b"some payload"]).unwrap();
-        let end = spool.write().unwrap();
-        for at in 0..end.offset {
-            let path = file_path(dir.path(), 1);
-            let mut bytes = fs::read(&path).unwrap();
-            bytes[usize::try_from(at).unwrap()] ^= 0x10;
-            let copy = tempfile::tempdir().unwrap();
-            fs::write(file_path(copy.path(), 1), bytes).unwrap();
-            assert!(SpoolReader::new(copy.path()).next(end).is_err(), "byte {at}");
-        }
-    }
-}
+mod tests;

@@ -125,10 +125,11 @@ pub(crate) fn flush_as_text(answer: &Value) -> String {
 /// The answer to `detach` as text.
 pub(crate) fn detach_as_text(answer: &Value) -> String {
     lines(answer, |volume| {
-        format!(
-            "detached {} volume {} seq {}",
-            volume["path"], volume["uuid"], volume["durable_seq"]
-        )
+        let (path, uuid, seq) = (&volume["path"], &volume["uuid"], &volume["durable_seq"]);
+        if seq.is_null() {
+            return format!("detached volume {uuid}, for which no recorder was running");
+        }
+        format!("detached {path} volume {uuid} seq {seq}")
     })
 }
 

@@ -4,77 +4,8 @@
 set -u
 
 a=/dev/guest/disk0 b=/dev/guest/disk1 work=/dev/guest/disk2
-passed=0 failed=0 recorder_pid=
-mkdir -p /a /b /work /medium /small /empty /results
-out=/run/service.out
-
-ok() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-    sed 's/^/    /' "$out" | tail -n 12
-}
-
-# A step that the next check rests on.
-try() { "$@" > "$out" 2>&1 || { bad "cannot $*"; false; }; }
-
-# expect CODE TEXT COMMAND...: the command ends within a minute with this code, and says this.
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    timeout 60 "$@" > "$out" 2>&1 < /dev/null
-    got=$?
-    if [ $got != "$code" ]; then
-        bad "code $got, not $code: $*"
-    elif ! grep -qF -- "$text" "$out"; then
-        bad "does not say '$text': $*"
-    else
-        ok
-    fi
-}
-
-check() {
-    local what=$1
-    shift
-    if "$@" > "$out" 2>&1; then ok; else bad "$what"; fi
-}
-
-start() {
-    : > /run/recorder.out
-    "$@" > /run/recorder.out 2> /results/recorder.log < /dev/null &
-    recorder_pid=$!
-}
-
-# recording COUNT COMMAND...: starts it and waits until so many volumes are recorded.
-recording() {
-    local count=$1 i
-    shift
-    start recorder "$@"
-    for ((i = 0; i < 600; i++)); do
-        [ "$(grep -c '^recording ' /run/recorder.out)" = "$count" ] && return
-        kill -0 $recorder_pid 2> /dev/null || break
-        sleep 0.1
-    done
-    cp /results/recorder.log "$out"
-    bad "not recording: $*"
-}
-
-# ended CODE TEXT: the recorder ends within a minute, with this code.
-ended() {
-    local i got
-    for ((i = 0; i < 600; i++)); do kill -0 $recorder_pid 2> /dev/null || break; sleep 0.1; done
-    cp /results/recorder.log "$out"
-    if kill -0 $recorder_pid 2> /dev/null; then
-        bad "the recorder still runs"
-        kill -9 $recorder_pid
-        return
-    fi
-    wait $recorder_pid
-    got=$?
-    [ $got = "$1" ] && grep -qF -- "$2" "$out" && ok || bad "the recorder ended with $got, not $1 and '$2'"
-}
-
-digest() { check "digest of $1" oracle digest "$1" --out "$2" --exclude spool --exclude lost+found; }
+. /opt/job/lib.sh
+mkdir -p /a /b /work /medium /small /empty
 
 # same UUID POINT DIGEST MEDIUM
 same() {
@@ -84,9 +15,6 @@ same() {
     check "volume $1 at $2 is not the same" oracle compare "$3" /run/restored
     grep -q '^SAME ' "$out" && echo "$2: $(grep '^SAME' "$out")"
 }
-
-status() { recorder status --json | jq -r "$1"; }
-uuid() { blkid -s UUID -o value "$(readlink -f "$1")"; }
 
 some_work() {
     local at=$1 i
@@ -161,6 +89,16 @@ expect 0 "durable" recorder flush --wait
 digest /a /run/a-service
 kill -TERM $recorder_pid
 ended 0 "told to stop"
+expect 10 "go on" recorder status
+expect 1 "being recorded" recorder doctor /a
+echo "while nobody was there" > /a/meanwhile
+recording 2 run --config /run/service.toml
+grep -c "going on after seq" /results/recorder.log | grep -qx 2 && ok || { cp /results/recorder.log "$out"; bad "it does not go on"; }
+expect 0 "durable" recorder flush --wait
+[ "$(status '[.volumes[] | .holes_open] | add')" = 0 ] && ok || bad "holes after going on"
+digest /a /run/a-service
+expect 0 "detached /b" recorder detach
+ended 0 ""
 same $ua latest /run/a-service /medium
 expect 0 "" replayer verify --medium /medium
 # Nothing of the spool may be in the journal: it would feed itself.
@@ -236,5 +174,4 @@ ended 0 ""
 rm /small/ballast
 expect 0 "" replayer verify --medium /small
 
-echo "service: $passed passed, $failed failed"
-[ $failed = 0 ]
+verdict service

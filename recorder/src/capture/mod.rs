@@ -14,11 +14,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use abi::{ABI_VERSION, Config, Counter, features};
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{HashMap, Map, RingBuf};
-use aya::programs::{KProbe, ProbeKind};
+use anyhow::{Context, Result, anyhow, ensure};
+use aya::maps::{HashMap, MapData};
+use aya::programs::{KProbe, ProbeKind, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
@@ -45,18 +46,28 @@ pub(crate) struct CaptureOptions {
     pub(crate) excluded_inodes: Vec<u64>,
 }
 
-/// Programs attached to one volume.
+/// Programs attached to one volume. Their pins keep them there, whatever becomes of this process.
 pub(crate) struct Capture {
-    /// Keeps programs and maps alive; the links are pinned.
-    ebpf: Ebpf,
+    programs: Vec<ProgramInfo>,
     probes: Probes,
     pin_dir: PathBuf,
+    /// What was attached where; not known of what an earlier recorder attached.
     hooks: Vec<Hook>,
+    pins: Pins,
     ring: Option<Ring>,
     sequence: Sequence,
     counters: Counters,
     lost: Lost,
-    messages: Messages,
+    messages: Option<Messages>,
+}
+
+/// What tells whether pins are the ones that somebody knew, and all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pins {
+    /// The kernel's number of the map that counts: given once in its life.
+    sequence_map: u32,
+    /// Pinned links.
+    links: usize,
 }
 
 /// What the programs have to say, as text.
@@ -90,7 +101,6 @@ impl Capture {
             .map_max_entries("EVENTS", options.ring_bytes)
             .load(OBJECT)
             .context("load the eBPF object")?;
-        let messages = EbpfLogger::init(&mut ebpf).context("open the programs' messages")?;
         if !options.excluded_inodes.is_empty() {
             let map = ebpf.map_mut("EXCLUDED").context("find map EXCLUDED")?;
             let mut excluded: HashMap<_, u64, u8> = HashMap::try_from(map).context("open map EXCLUDED")?;
@@ -105,28 +115,68 @@ impl Capture {
             map.pin(pin_dir.join(format!("map-{}", name.replace('.', "_"))))
                 .with_context(|| format!("pin map {name}"))?;
         }
-        let events = ebpf.take_map("EVENTS").context("find map EVENTS")?;
-        let fill = shared::RingPositions::new(&data(&events)?.fd().as_fd())?;
-        let ring = Ring::new(RingBuf::try_from(events).context("open the ring")?, fill);
-        let sequence = Sequence::new(map_fd(&ebpf, "SEQ")?)?;
-        let counters = Counters::new(map_fd(&ebpf, "COUNTERS")?)?;
-        let lost = Lost::new(map_fd(&ebpf, "LOST")?)?;
+        let mut capture = Self::open(&volume.uuid)?;
+        capture.hooks = hooks;
+        Ok(capture)
+    }
+
+    /// What is pinned for a volume, by this recorder or an earlier one.
+    ///
+    /// # Errors
+    /// When something is missing there.
+    pub(crate) fn open(uuid: &str) -> Result<Self> {
+        let pin_dir = Path::new(PIN_ROOT).join(uuid);
+        let (mut programs, mut links) = (Vec::new(), 0);
+        for name in pin_names(&pin_dir)? {
+            if name.starts_with("link-") {
+                links += 1;
+            } else if name.starts_with("prog-") {
+                programs.push(
+                    ProgramInfo::from_pin(pin_dir.join(&name)).with_context(|| format!("open {name}"))?,
+                );
+            }
+        }
+        let map = |name: &str| {
+            MapData::from_pin(pin_dir.join(format!("map-{name}"))).with_context(|| format!("open map {name}"))
+        };
+        let (events, sequence) = (map("EVENTS")?, map("SEQ")?);
+        let info = |map: &MapData| map.info().context("look at a map");
+        let fd = events
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("open the ring")?;
+        let ring = Ring::open(fd, info(&events)?.max_entries())?;
+        let pins = Pins {
+            sequence_map: info(&sequence)?.id(),
+            links,
+        };
+        // All programs speak through one map; one that never speaks does not know it.
+        let messages = programs
+            .iter()
+            .find_map(|program| EbpfLogger::init_from_id(program.id()).ok());
+        if messages.is_none() {
+            tracing::warn!("what the programs have to say cannot be read");
+        }
         Ok(Self {
-            ebpf,
-            probes,
+            sequence: Sequence::new(sequence.fd().as_fd())?,
+            counters: Counters::new(map("COUNTERS")?.fd().as_fd())?,
+            lost: Lost::new(map("LOST")?.fd().as_fd())?,
+            programs,
+            probes: Probes::of(uuid),
             pin_dir,
-            hooks,
+            hooks: Vec::new(),
+            pins,
             ring: Some(ring),
-            sequence,
-            counters,
-            lost,
             messages,
         })
     }
 
     /// Passes on what the programs have said.
     pub(crate) fn pass_on_messages(&mut self) {
-        self.messages.flush();
+        if let Some(messages) = &mut self.messages {
+            messages.flush();
+        }
     }
 
     /// The ring's reader; there is one.
@@ -152,6 +202,11 @@ impl Capture {
         self.lost.clone()
     }
 
+    /// What tells these pins from others.
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
     /// What is attached where.
     pub(crate) fn hooks(&self) -> &[Hook] {
         &self.hooks
@@ -162,10 +217,10 @@ impl Capture {
     /// # Errors
     /// When the kernel does not tell.
     pub(crate) fn misses(&self) -> Result<u64> {
-        let programs = self.ebpf.programs();
-        let skipped: u64 = programs
-            .filter_map(|(_, program)| program.fd().ok().map(|fd| shared::recursion_misses(fd.as_fd())))
-            .sum();
+        let mut skipped = 0;
+        for program in &self.programs {
+            skipped += shared::recursion_misses(program.fd().context("open a program")?.as_fd());
+        }
         Ok(skipped + self.probes.misses()?)
     }
 
@@ -175,13 +230,13 @@ impl Capture {
     /// When a pin cannot be removed.
     pub(crate) fn detach(self) -> Result<()> {
         let Self {
-            ebpf,
+            programs,
             probes,
             pin_dir,
             ..
         } = self;
         remove_pins(&pin_dir)?;
-        drop(ebpf);
+        drop(programs);
         // Without a link a probe does nothing: one that stays is in nobody's way until the next attach.
         if let Err(error) = probes.remove() {
             tracing::warn!("{error:#}");
@@ -190,9 +245,19 @@ impl Capture {
     }
 }
 
+/// Hash of the programs that this recorder carries.
+pub(crate) fn object_hash() -> String {
+    blake3::hash(OBJECT).to_hex().to_string()
+}
+
 /// Whether pins of an earlier recorder are there for the volume.
 pub(crate) fn has_pins(uuid: &str) -> bool {
     Path::new(PIN_ROOT).join(uuid).exists()
+}
+
+/// The volumes that programs are pinned for.
+pub(crate) fn pinned_volumes() -> Vec<String> {
+    pin_names(Path::new(PIN_ROOT)).unwrap_or_default()
 }
 
 /// Removes the pins of an earlier recorder: its programs stop capturing.
@@ -204,20 +269,22 @@ pub(crate) fn remove_stale_pins(uuid: &str) -> Result<()> {
     Probes::of(uuid).remove()
 }
 
+fn pin_names(pin_dir: &Path) -> Result<Vec<String>> {
+    fs::read_dir(pin_dir)
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        })
+        .with_context(|| format!("read {}", pin_dir.display()))
+}
+
 fn remove_pins(pin_dir: &Path) -> Result<()> {
     // The links first: a program without its maps' pins still captures, one without its link does not.
-    let mut pins: Vec<PathBuf> = fs::read_dir(pin_dir)
-        .with_context(|| format!("read {}", pin_dir.display()))?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<std::io::Result<_>>()
-        .with_context(|| format!("read {}", pin_dir.display()))?;
-    pins.sort_by_key(|pin| {
-        !pin.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .starts_with("link-")
-    });
-    for pin in pins {
+    let mut names = pin_names(pin_dir)?;
+    names.sort_by_key(|name| !name.starts_with("link-"));
+    for name in names {
+        let pin = pin_dir.join(name);
         fs::remove_file(&pin).with_context(|| format!("unpin {}", pin.display()))?;
     }
     fs::remove_dir(pin_dir).with_context(|| format!("remove {}", pin_dir.display()))
@@ -277,19 +344,6 @@ fn last_lines(error: &dyn std::error::Error) -> String {
     } else {
         text
     }
-}
-
-fn data(map: &Map) -> Result<&aya::maps::MapData> {
-    match map {
-        Map::Array(data) | Map::RingBuf(data) | Map::HashMap(data) => Ok(data),
-        _ => bail!("a map of unexpected type"),
-    }
-}
-
-fn map_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<std::os::fd::BorrowedFd<'a>> {
-    Ok(data(ebpf.map(name).with_context(|| format!("find map {name}"))?)?
-        .fd()
-        .as_fd())
 }
 
 fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Result<Config> {

@@ -3,16 +3,17 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use abi::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT};
 use anyhow::{Context, Result};
 use rustix::mm::{MapFlags, ProtFlags};
 
-const PAGE_BYTES: usize = 4096;
+/// Bytes of a page; the recorder runs where they are so many.
+pub(super) const PAGE_BYTES: usize = 4096;
 
 /// A mapping of a BPF map, unmapped at the end.
-struct Mapping {
+pub(super) struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -23,7 +24,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(fd: BorrowedFd<'_>, bytes: usize, protection: ProtFlags, offset: u64) -> Result<Self> {
+    pub(super) fn new(fd: BorrowedFd<'_>, bytes: usize, protection: ProtFlags, offset: u64) -> Result<Self> {
         let bytes = bytes.next_multiple_of(PAGE_BYTES);
         // SAFETY: a new mapping at a place of the kernel's choice.
         let start = unsafe {
@@ -44,13 +45,34 @@ impl Mapping {
     }
 
     /// The u64 at an index.
-    fn slot(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn slot(&self, index: usize) -> &AtomicU64 {
         assert!(
             (index + 1) * 8 <= self.bytes,
             "slot {index} is outside of the map"
         );
         // SAFETY: inside the mapping, aligned, shared through atomics.
         unsafe { AtomicU64::from_ptr(self.start.as_ptr().cast::<u64>().add(index)) }
+    }
+
+    /// The u32 at an offset in bytes.
+    pub(super) fn word(&self, at: usize) -> &AtomicU32 {
+        assert!(
+            at.is_multiple_of(4) && at + 4 <= self.bytes,
+            "word {at} is outside of the map"
+        );
+        // SAFETY: inside the mapping, aligned, shared through atomics.
+        unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(at).cast::<u32>()) }
+    }
+
+    /// Bytes that the kernel has written and leaves alone.
+    pub(super) fn bytes_at(&self, at: usize, length: usize) -> &[u8] {
+        let end = at.checked_add(length);
+        assert!(
+            end.is_some_and(|end| end <= self.bytes),
+            "{length} bytes at {at} are outside of the map"
+        );
+        // SAFETY: inside the mapping; nobody writes there until the caller lets go.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(at), length) }
     }
 }
 
@@ -156,29 +178,6 @@ impl Lost {
         }
         *cursor = head;
         Some(slots)
-    }
-}
-
-/// The ring's consumer and producer positions, for its fill.
-pub(crate) struct RingPositions {
-    consumer: Mapping,
-    producer: Mapping,
-}
-
-impl RingPositions {
-    pub(super) fn new(fd: &BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self {
-            consumer: Mapping::new(*fd, PAGE_BYTES, ProtFlags::READ, 0)?,
-            producer: Mapping::new(*fd, PAGE_BYTES, ProtFlags::READ, PAGE_BYTES as u64)?,
-        })
-    }
-
-    pub(super) fn fill_bytes(&self) -> u64 {
-        let consumer = self.consumer.slot(0).load(Ordering::Acquire);
-        self.producer
-            .slot(0)
-            .load(Ordering::Acquire)
-            .saturating_sub(consumer)
     }
 }
 

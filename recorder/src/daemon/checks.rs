@@ -83,7 +83,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
         let store = medium(&config, &devices)?;
-        let lock = lock(&volume)?;
+        let lock = lock(&volume.uuid, &volume.mount_point)?;
         ready.push((config, volume, store, lock));
     }
     // A spool may lie on any of the volumes: none of them records any spool, or two would feed each other for ever.
@@ -231,8 +231,9 @@ fn replayer(named: Option<&Path>) -> Result<Vec<u8>> {
     })
 }
 
-fn lock(volume: &Volume) -> Result<File> {
-    let path = Path::new(RUN_DIR).join(format!("{}.lock", volume.uuid));
+/// Takes the volume for this process: until that ends, however it does.
+pub(super) fn lock(uuid: &str, named: &Path) -> Result<File> {
+    let path = Path::new(RUN_DIR).join(format!("{uuid}.lock"));
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -244,7 +245,7 @@ fn lock(volume: &Volume) -> Result<File> {
             LOCKED,
             format!(
                 "the volume at {} is recorded by another recorder already",
-                volume.mount_point.display()
+                named.display()
             ),
         )
     })?;

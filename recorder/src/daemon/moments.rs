@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::volume::{Parts, STATE_BASE, STATE_RECORDING, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
-use crate::pipeline::Handle;
+use crate::pipeline::{Handle, Left};
 use crate::snapshot::{Sink as _, own_record};
 
 /// Longest time that a flush may take while the medium takes what it is given.
@@ -51,6 +51,12 @@ pub(super) struct Misses {
 }
 
 impl Misses {
+    /// What a recorder that was killed had seen, as far as it stands in its journal.
+    pub(super) fn left_by(left: &Left) -> Self {
+        let (count, looked_seq) = left.misses();
+        Self { count, looked_seq }
+    }
+
     /// Remembers a look; where it tells of new misses, what the look before said. Looks of several threads may cross: an older one says
     /// nothing new.
     fn look(&mut self, now: Self) -> Option<Self> {
@@ -101,6 +107,7 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner)
             .look(now)
         else {
+            self.sink.handle.looked_for_misses(count, looked_seq);
             return Ok(());
         };
         tracing::warn!(
@@ -122,7 +129,9 @@ impl Session {
         };
         self.sink
             .submit(vec![own_record(seq, InodeKey::default(), false, op)])
-            .context("journal missed events")
+            .context("journal missed events")?;
+        self.sink.handle.journaled_misses(count, looked_seq);
+        Ok(())
     }
 
     /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the
@@ -189,6 +198,13 @@ impl Session {
             "uuid": self.volume.uuid, "path": self.path, "seq": seq, "waited": wait,
             "durable_seq": status.durable_seq, "segment": status.segments, "holes_open": self.sink.handle.holes_open(seq),
         }))
+    }
+
+    /// Brings everything up to now onto the medium and leaves the programs where they are: whoever attaches next goes on. Nothing is ended, for
+    /// what comes after this is left as by a kill.
+    pub(super) fn leave(&self) -> Result<Value> {
+        self.flush(true)
+            .with_context(|| format!("bring {} onto the medium", self.path.display()))
     }
 
     /// Syncs, takes the programs off, brings everything onto the medium, ends the threads. Whoever comes second waits for the first,

@@ -17,11 +17,14 @@ use tokio::sync::mpsc;
 use super::checks::Prepared;
 use super::event::{Event, RecordingLine};
 use super::moments::{Detached, Misses};
+use super::mounted;
+use super::resume::{self, Place};
 use super::sink::{PipelineSink, Requests, wanted};
 use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
-use crate::pipeline::{Limits, Pipeline, PipelineOptions, SharedArrays};
+use crate::control::RUN_DIR;
+use crate::pipeline::{Left, Limits, Pipeline, PipelineOptions, SharedArrays};
 use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
 use crate::status::VolumeStatus;
@@ -70,38 +73,21 @@ impl Session {
             excluded_inodes,
             lock,
         } = prepared;
-        if capture::has_pins(&volume.uuid) {
-            eprintln!(
-                "a recorder that ended without detaching left its programs on {}: removed; a new epoch begins with a new base",
-                volume.mount_point.display()
-            );
-            capture::remove_stale_pins(&volume.uuid)?;
-        }
-        let root = Arc::new(Root::open(&volume.mount_point, spool_inos)?);
-        let options = CaptureOptions {
-            ring_bytes: config.ring_bytes,
-            excluded_inodes,
-        };
-        let mut capture = match Capture::attach(&volume, &options) {
-            Ok(capture) => capture,
-            Err(error) => {
-                // Half attached is worse than not: what was pinned so far goes.
-                if capture::has_pins(&volume.uuid)
-                    && let Err(error) = capture::remove_stale_pins(&volume.uuid)
-                {
-                    tracing::error!("remove programs: {error:#}");
-                }
-                return Err(error);
-            }
-        };
-        match Self::begin(
-            config.spool_bytes_max,
-            &volume,
-            &root,
-            &mut capture,
+        let root = Arc::new(Root::open(&volume.mount_point, spool_inos.clone())?);
+        let place = Place {
+            spool_bytes_max: config.spool_bytes_max,
+            numbers_file: Path::new(RUN_DIR).join(format!("{}.numbers", volume.uuid)),
+            spool_dir: spool_dir.clone(),
+            spool_inos,
             store,
-            spool_dir.clone(),
-        ) {
+        };
+        let (mut capture, left) = match resume::find(&volume, &place, &root)? {
+            Some((capture, left)) => (capture, Some(left)),
+            None => (attach(&volume, config.ring_bytes, excluded_inodes)?, None),
+        };
+        let misses = left.as_ref().map_or_else(Misses::default, Misses::left_by);
+        let resumed_seq = left.as_ref().map(Left::sealed_seq);
+        match Self::begin(place, &volume, &root, &mut capture, left) {
             Ok((pipeline, sink)) => {
                 let session = Arc::new(Self {
                     path: config.path,
@@ -112,13 +98,15 @@ impl Session {
                     sink,
                     state: AtomicU8::new(STATE_BASE),
                     parts: Mutex::new(None),
-                    misses_seen: Mutex::default(),
+                    misses_seen: Mutex::new(misses),
                     is_ending: RwLock::new(false),
                     detached: Mutex::new(None),
                 });
-                session.go_on(capture, pipeline, lock, events)?;
+                session.go_on(capture, pipeline, lock, events, resumed_seq)?;
                 Ok(session)
             }
+            // What an earlier recorder left stays for the next try.
+            Err(error) if resumed_seq.is_some() => Err(error),
             Err(error) => {
                 if let Err(error) = capture.detach() {
                     tracing::error!("detach: {error:#}");
@@ -129,22 +117,42 @@ impl Session {
     }
 
     fn begin(
-        spool_bytes_max: u64,
+        place: Place,
         volume: &Volume,
         root: &Arc<Root>,
         capture: &mut Capture,
-        store: Arc<dyn journal::store::Store>,
-        spool_dir: PathBuf,
+        left: Option<Left>,
     ) -> Result<(Pipeline, PipelineSink)> {
         let mut ring = capture.take_ring()?;
-        let proof = canary::prove(&volume.mount_point, &volume.fs_type, &mut ring)?;
-        proof.require(capture.hooks())?;
-        // Pages that were dirty before the hooks were there become write-protected, so that the next store is seen.
-        rustix::fs::syncfs(root.fd()).context("sync the volume")?;
+        let identity = match &left {
+            // The programs are still the other's.
+            Some(left) => left.identity().clone(),
+            None => {
+                let proof = canary::prove(&volume.mount_point, &volume.fs_type, &mut ring)?;
+                proof.require(capture.hooks())?;
+                // Pages that were dirty before the hooks were there become write-protected, so that the next store is seen.
+                rustix::fs::syncfs(root.fd()).context("sync the volume")?;
+                // Without it only going on after a kill is lost.
+                if let Err(error) = mounted::sign(root.fd()) {
+                    tracing::warn!("{}: {error:#}", volume.mount_point.display());
+                }
+                resume::identity(capture, &place)?
+            }
+        };
+        let Place {
+            spool_bytes_max,
+            spool_dir,
+            spool_inos: _,
+            numbers_file,
+            store,
+        } = place;
         let pipeline = Pipeline::start(PipelineOptions {
             volume: volume_info(volume, root)?,
             spool_dir,
             spool_bytes_max,
+            numbers_file,
+            identity,
+            left,
             store,
             events: ring,
             numbers: Arc::new(SharedArrays {
@@ -161,13 +169,14 @@ impl Session {
         Ok((pipeline, sink))
     }
 
-    /// Starts the thread that takes the base and then serves requests.
+    /// Starts the thread that takes the base, where none was left, and then serves requests.
     fn go_on(
         self: &Arc<Self>,
         capture: Capture,
         mut pipeline: Pipeline,
         lock: File,
         events: mpsc::Sender<Event>,
+        resumed_seq: Option<u64>,
     ) -> Result<()> {
         let requests = Requests {
             receiver: pipeline.take_requests()?,
@@ -179,7 +188,7 @@ impl Session {
         let worker = std::thread::Builder::new()
             .name("snapshots".to_owned())
             .spawn(move || {
-                if let Err(error) = session.base_and_repair(requests, &events)
+                if let Err(error) = session.base_and_repair(requests, &events, resumed_seq)
                     && !session.sink.stop.load(Ordering::Relaxed)
                 {
                     session.state.store(STATE_FAILED, Ordering::Relaxed);
@@ -198,17 +207,17 @@ impl Session {
         Ok(())
     }
 
-    fn base_and_repair(&self, mut requests: Requests, events: &mpsc::Sender<Event>) -> Result<()> {
-        let space = rustix::fs::fstatvfs(self.root.fd()).context("measure the volume")?;
-        let used_bytes = (space.f_blocks - space.f_bfree).saturating_mul(space.f_frsize);
+    fn base_and_repair(
+        &self,
+        mut requests: Requests,
+        events: &mpsc::Sender<Event>,
+        resumed_seq: Option<u64>,
+    ) -> Result<()> {
         let counts = Counts::default();
-        let progress = Progress::new(self.path.display().to_string(), used_bytes);
-        let root_key = self.root.top().key().unwrap_or_default();
-        let mut scan = Scan::new(&self.root, &self.sink, &counts, Some(progress));
-        let seq = scan.base(root_key, &mut requests)?;
-        drop(scan);
-        // The base is worth having on the medium before anything else.
-        self.sink.handle.flush(seq, &self.sink.stop)?;
+        let seq = match resumed_seq {
+            Some(seq) => seq,
+            None => self.base(&mut requests, &counts)?,
+        };
         self.state.store(STATE_RECORDING, Ordering::Relaxed);
         let line = RecordingLine {
             path: self.path.clone(),
@@ -229,6 +238,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    fn base(&self, requests: &mut Requests, counts: &Counts) -> Result<u64> {
+        let space = rustix::fs::fstatvfs(self.root.fd()).context("measure the volume")?;
+        let used_bytes = (space.f_blocks - space.f_bfree).saturating_mul(space.f_frsize);
+        let progress = Progress::new(self.path.display().to_string(), used_bytes);
+        let root_key = self.root.top().key().unwrap_or_default();
+        let seq = Scan::new(&self.root, &self.sink, counts, Some(progress)).base(root_key, requests)?;
+        // The base is worth having on the medium before anything else.
+        self.sink.handle.flush(seq, &self.sink.stop)?;
+        Ok(seq)
     }
 
     pub(super) fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
@@ -282,6 +302,21 @@ impl Session {
             error: status.error,
         }
     }
+}
+
+/// Puts the programs under a volume; half attached is worse than not.
+fn attach(volume: &Volume, ring_bytes: u32, excluded_inodes: Vec<u64>) -> Result<Capture> {
+    let options = CaptureOptions {
+        ring_bytes,
+        excluded_inodes,
+    };
+    Capture::attach(volume, &options).inspect_err(|_| {
+        if capture::has_pins(&volume.uuid)
+            && let Err(error) = capture::remove_stale_pins(&volume.uuid)
+        {
+            tracing::error!("remove programs: {error:#}");
+        }
+    })
 }
 
 /// What stands about the volume in every manifest.

@@ -2,24 +2,28 @@
 //!
 //! Owns the order of frames and what a missing one means. Once in order, records are for `output` to write.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod left;
+
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use abi::LostSlot;
 use anyhow::{Context, Result};
 use journal::Writer;
-use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
+use journal::record::{InodeKey, Op, Record, SnapshotScope};
 
+use super::ledger::Windows;
+use super::losses::Losses;
 use super::output::Output;
+use super::resume::{Keeper, Known, Unfinished};
 use super::shared::{Shared, lock};
 use super::{Handle, Requests, own};
 use crate::decode::{self, Decoded, Untold};
 use crate::doubt::{Doubt, Request};
 use crate::order::Window;
-use crate::snapshot::hole;
+use crate::snapshot::{hole, now_ns, own_record};
 use crate::spool::{Frame, FrameKind, Position, SpoolReader};
 
 /// Frames read before what else is due is looked at.
@@ -39,38 +43,63 @@ pub(super) struct Cold {
     waiting_since: Option<(Instant, u64)>,
     /// How often the ring had been read to its end before the spool was looked at.
     drained: u64,
-    lost_cursor: u64,
-    /// What the kernel says is lost and has not passed yet: at most as many as it can remember.
-    lost: BTreeMap<u64, LostSlot>,
+    losses: Losses,
     doubt: Doubt,
     output: Output,
     requests: Requests,
     wanted: Vec<Request>,
+    windows: Windows,
+    has_base: bool,
+    unfinished: Unfinished,
+    keeper: Keeper,
 }
 
 impl Cold {
+    /// Begins after what is sealed, with what is known there.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        handle: &Handle,
         spool_dir: &Path,
-        first_seq: u64,
         writer: Writer,
         requests: Requests,
-    ) -> Self {
-        Self {
-            reader: SpoolReader::new(spool_dir),
+        known: Known,
+        keeper: Keeper,
+    ) -> Result<Self> {
+        let Known {
+            is_left,
+            has_base,
+            doubt,
+            requests: unanswered,
+            holes,
+            windows,
+            void,
+        } = known;
+        let unfinished = if is_left {
+            Unfinished::new(handle, unanswered, void)?
+        } else {
+            Unfinished::default()
+        };
+        let shared = Arc::clone(&handle.shared);
+        *lock(&shared.holes) = holes;
+        let first_seq = shared.durable_seq.load(Ordering::SeqCst) + 1;
+        let oldest = lock(&shared.spool).oldest;
+        Ok(Self {
+            reader: SpoolReader::new(spool_dir, oldest),
             search: None,
             first_seq,
             window: Window::new(first_seq),
             waiting_since: None,
             drained: 0,
-            lost_cursor: 0,
-            lost: BTreeMap::new(),
-            doubt: Doubt::default(),
+            losses: Losses::default(),
+            doubt,
             output: Output::new(Arc::clone(&shared), writer),
             requests,
             wanted: Vec::new(),
+            windows,
+            has_base,
+            unfinished,
+            keeper,
             shared,
-        }
+        })
     }
 
     /// Runs until told to stop and everything is sealed.
@@ -184,7 +213,10 @@ impl Cold {
                 let searched = self.search.as_ref().is_some_and(|search| {
                     frame.kind == FrameKind::Own && search.position() >= self.reader.position()
                 });
-                if !self.window.push(seq, bytes, frame) && seq >= self.first_seq && !searched {
+                // A recorder that was killed before it let go of a batch has left that both in spool and ring.
+                let left_twice = seq < self.unfinished.resume_seq;
+                let expected = searched || left_twice || seq < self.first_seq;
+                if !self.window.push(seq, bytes, frame) && !expected {
                     tracing::error!("sequence number {seq} came twice or after it was given up");
                 }
             }
@@ -205,6 +237,10 @@ impl Cold {
                 self.waiting_since = None;
                 return Ok(());
             };
+            if let Some(last_seq) = self.unfinished.void_up_to(first_seq, last_seq) {
+                self.pass_void(last_seq)?;
+                continue;
+            }
             match self.give_up(first_seq, last_seq, idle, stopping) {
                 Some(last_seq) => {
                     let before = self.wanted.len();
@@ -240,7 +276,7 @@ impl Cold {
             inode: None,
             since_seq: Some(record_seq - 1),
         };
-        handle.submit(vec![own_record(last_seq, last_seq, hole)])
+        handle.submit(vec![about(last_seq, last_seq, hole)])
     }
 
     /// The first numbers that are missing: while later ones wait; and at the end also those after which none comes.
@@ -255,15 +291,9 @@ impl Cold {
 
     /// How much of a gap is lost for certain, or has been waited for long enough.
     fn give_up(&mut self, first_seq: u64, last_seq: u64, idle: bool, stopping: bool) -> Option<u64> {
-        self.read_lost();
-        if let Some(first) = self.lost.get(&first_seq) {
-            // What the same inode lost in a row is one hole.
-            let same = |seq: &u64| {
-                self.lost.get(seq).is_some_and(|slot| {
-                    (slot.inode, slot.parent, slot.to_parent) == (first.inode, first.parent, first.to_parent)
-                })
-            };
-            return (first_seq..=last_seq).take_while(same).last();
+        self.losses.read(&*self.shared.numbers, self.window.next_seq());
+        if let Some(last_seq) = self.losses.row(first_seq, last_seq) {
+            return Some(last_seq);
         }
         let owed = lock(&self.shared.outstanding)
             .range(first_seq..=last_seq)
@@ -285,28 +315,16 @@ impl Cold {
         let ring_is_read = self.drained >= drained + 2;
         let waited = idle && (stopping || (ring_is_read && since.elapsed() > self.shared.limits.grace));
         (waited || self.is_over_bound()).then(|| {
-            self.lost
-                .range(first_seq..=until_owed)
-                .next()
-                .map_or(until_owed, |(seq, _)| seq - 1)
+            self.losses
+                .first_of(first_seq, until_owed)
+                .map_or(until_owed, |seq| seq - 1)
         })
-    }
-
-    fn read_lost(&mut self) {
-        if let Some(slots) = self.shared.numbers.read_lost(&mut self.lost_cursor) {
-            let next_seq = self.window.next_seq();
-            let new = slots.into_iter().filter(|slot| slot.seq >= next_seq);
-            self.lost.extend(new.map(|slot| (slot.seq, slot)));
-        }
     }
 
     /// Journals the loss of the numbers up to `last_seq` and asks for their repair.
     fn hole(&mut self, last_seq: u64) -> Result<()> {
         let (first_seq, last_seq) = self.window.give_up(last_seq);
-        let slot = self.lost.remove(&first_seq);
-        while let Some(passed) = self.lost.first_entry().filter(|first| *first.key() <= last_seq) {
-            passed.remove();
-        }
+        let slot = self.losses.pass(first_seq, last_seq);
         let key = |inode: abi::InodeRef| InodeKey {
             ino: inode.ino,
             generation: inode.generation,
@@ -338,7 +356,7 @@ impl Cold {
             }
             None => self.wanted.push(Request::Everything { closes }),
         }
-        self.record(own_record(first_seq, last_seq, hole(last_seq, inode)))
+        self.record(about(first_seq, last_seq, hole(last_seq, inode)))
     }
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
@@ -347,6 +365,9 @@ impl Cold {
                 let record = own::decode(&frame.payload)?;
                 lock(&self.shared.outstanding).remove(&record.seq);
                 self.doubt.own(&record, &mut self.wanted);
+                if record.seq == self.unfinished.resume_seq {
+                    self.ask_again();
+                }
                 self.record(record)
             }
             FrameKind::Event => match decode::decode(&frame.payload, boot_ns()) {
@@ -400,12 +421,15 @@ impl Cold {
     /// Journals a hole in place of an event, and asks for what repairs it.
     fn event_hole(&mut self, seq: u64, inode: Option<InodeKey>, repair: Option<Request>) -> Result<()> {
         self.wanted.extend(repair);
-        self.record(own_record(seq, seq, hole(seq, inode)))
+        self.record(about(seq, seq, hole(seq, inode)))
     }
 
     /// Passes a record to the merger, and what comes out of it to the writer.
     fn record(&mut self, record: Record) -> Result<()> {
+        self.windows.see(&record);
         match &record.op {
+            Op::BaseBegin => self.has_base = false,
+            Op::BaseEnd { .. } => self.has_base = true,
             Op::Hole { .. } => {
                 lock(&self.shared.holes).insert(record.seq);
             }
@@ -427,7 +451,7 @@ impl Cold {
         let handle = self.handle();
         let closed = |hole_seq| {
             let seq = handle.take_seq();
-            own_record(seq, seq, Op::HoleClosed { hole_seq })
+            own_record(seq, InodeKey::default(), false, Op::HoleClosed { hole_seq })
         };
         handle.submit(holes.into_iter().map(closed).collect())
     }
@@ -448,6 +472,7 @@ impl Cold {
     /// Seals everything that has passed, and gives spool space back.
     fn seal(&mut self) -> Result<()> {
         let durable_seq = self.window.next_seq() - 1;
+        self.keep_ledger(durable_seq);
         self.output.seal()?;
         self.shared.durable_seq.store(durable_seq, Ordering::SeqCst);
         let needed = self
@@ -467,29 +492,12 @@ impl Cold {
     }
 }
 
-fn own_record(seq: u64, last_seq: u64, op: Op) -> Record {
-    let time_ns = now_ns();
-    let actor = Actor {
-        comm: b"recorder".to_vec(),
-        ..Actor::default()
-    };
-    let (inode, attributes) = (InodeKey::default(), Attributes::default());
+/// A record of the volume as a whole that stands for the numbers up to `last_seq`.
+fn about(seq: u64, last_seq: u64, op: Op) -> Record {
     Record {
-        seq,
         last_seq,
-        time_ns,
-        inode,
-        attributes,
-        from_snapshot: false,
-        actor,
-        op,
+        ..own_record(seq, InodeKey::default(), false, op)
     }
-}
-
-fn now_ns() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
 /// When the machine was started, nanoseconds since 1970, as the clock says now.

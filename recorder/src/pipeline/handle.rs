@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use journal::record::Record;
+use journal::record::{InodeKey, Op, Record};
 
 use super::own;
 use super::shared::{Shared, SpoolState, Waits, lock};
 use crate::cli::exit::coded;
+use crate::snapshot::own_record;
 use crate::spool::FrameKind;
 
 /// What a pipeline has done so far.
@@ -118,9 +119,20 @@ impl Handle {
     /// Takes a number for a record that will be submitted: until then nothing later passes.
     pub(crate) fn take_seq(&self) -> u64 {
         let mut outstanding = lock(&self.shared.outstanding);
-        let seq = self.shared.numbers.next();
+        let numbers = &self.shared.numbers;
+        let seq = lock(&self.shared.taken).take(numbers.peek(), || numbers.next());
         outstanding.insert(seq);
         seq
+    }
+
+    /// Remembers over a kill that so many missed events are journaled, and up to which number was looked for them.
+    pub(crate) fn journaled_misses(&self, count: u64, looked_seq: u64) {
+        lock(&self.shared.taken).journaled_misses(count, looked_seq);
+    }
+
+    /// Remembers over a kill up to which number was looked for missed events, where all of them are journaled.
+    pub(crate) fn looked_for_misses(&self, count: u64, looked_seq: u64) {
+        lock(&self.shared.taken).looked_for_misses(count, looked_seq);
     }
 
     /// Hands over records whose numbers were taken.
@@ -138,6 +150,16 @@ impl Handle {
         state.written = state.spool.write()?;
         self.shared.news.notify_all();
         Ok(())
+    }
+
+    /// Hands over a record that says nothing; returns its number.
+    ///
+    /// # Errors
+    /// As [`Handle::submit`].
+    pub(super) fn nothing(&self) -> Result<u64> {
+        let seq = self.take_seq();
+        self.submit(vec![own_record(seq, InodeKey::default(), true, Op::SetAttr)])?;
+        Ok(seq)
     }
 
     fn ask_for(&self, seq: u64) {

@@ -95,6 +95,8 @@ impl<E: Events> Drain<E> {
         if taken > 0 {
             state.appended_seq = appended_seq;
             state.written = state.spool.write()?;
+            // Not before: a recorder that is killed here leaves its batch to the next one, twice rather than never.
+            self.events.release();
             self.shared.events.fetch_add(count, Ordering::Relaxed);
             self.shared.steps.fetch_add(1, Ordering::Relaxed);
             self.shared.bytes_captured.fetch_add(bytes, Ordering::Relaxed);

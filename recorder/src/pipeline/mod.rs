@@ -6,12 +6,16 @@
 mod cold;
 mod handle;
 mod hot;
+mod ledger;
 mod limits;
+mod losses;
 mod output;
 mod own;
 mod requests;
+mod resume;
 mod seam;
 mod shared;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -28,12 +32,16 @@ use journal::store::Store;
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
-use crate::spool::{Position, Spool};
+use crate::spool::Spool;
 pub(crate) use handle::Handle;
+use ledger::Ledgers;
 pub(crate) use limits::Limits;
 use requests::Requests;
+pub(crate) use resume::{Identity, Left};
+use resume::{Keeper, Known, Place};
 pub(crate) use seam::{Events, Numbers, SharedArrays};
 use shared::{Shared, SpoolState};
+use taken::Taken;
 
 /// Requests that may wait; beyond, one for everything takes their place.
 const REQUESTS_MAX: usize = 65536;
@@ -48,6 +56,12 @@ pub(crate) struct PipelineOptions<E: Events> {
     pub(crate) spool_dir: PathBuf,
     /// Most bytes that the spool takes.
     pub(crate) spool_bytes_max: u64,
+    /// File of the numbers that the recorder takes, on a file system in memory.
+    pub(crate) numbers_file: PathBuf,
+    /// What recording this is, for whoever takes its place after a kill.
+    pub(crate) identity: Identity,
+    /// What is left of a recorder whose place this one takes.
+    pub(crate) left: Option<Left>,
     /// The medium.
     pub(crate) store: Arc<dyn Store>,
     /// Where events come from.
@@ -67,7 +81,8 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the threads. Events whose numbers were taken before are not of this epoch.
+    /// Starts the threads: with a new epoch, to which events whose numbers were taken before do not belong; or where a recorder that was
+    /// killed has left off.
     ///
     /// # Errors
     /// A spool or medium that cannot be used.
@@ -76,23 +91,65 @@ impl Pipeline {
             volume,
             spool_dir,
             spool_bytes_max,
+            numbers_file,
+            identity,
+            left,
             store,
             events,
             numbers,
             limits,
         } = options;
-        let spool = Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?;
-        let writer = journal::Writer::open(store, volume).context("continue the journal on the medium")?;
-        let shared = Arc::new(new_shared(limits, spool, numbers, writer.epoch()));
+        let place = match left {
+            Some(left) => left.place(store, volume)?,
+            None => Place {
+                spool: Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
+                oldest: 1,
+                writer: journal::Writer::open(store, volume).context("continue the journal on the medium")?,
+                taken: Taken::create(&numbers_file)?,
+                ledgers: Ledgers::create(&spool_dir)?,
+                sealed_seq: numbers.peek() - 1,
+                known: Known::default(),
+            },
+        };
+        let Place {
+            spool,
+            oldest,
+            writer,
+            taken,
+            ledgers,
+            sealed_seq,
+            known,
+        } = place;
         let (sender, receiver) = sync_channel(REQUESTS_MAX);
-        let first_seq = shared.numbers.peek();
+        let state = SpoolState {
+            written: spool.position(),
+            spool,
+            oldest,
+            appended_seq: sealed_seq,
+        };
+        let shared = Arc::new(new_shared(
+            limits,
+            state,
+            numbers,
+            taken,
+            writer.epoch(),
+            sealed_seq,
+        ));
+        let handle = Handle {
+            shared: Arc::clone(&shared),
+        };
+        let is_resumed = known.is_left;
         let cold = cold::Cold::new(
-            Arc::clone(&shared),
+            &handle,
             &spool_dir,
-            first_seq,
             writer,
             Requests::new(sender),
-        );
+            known,
+            Keeper { ledgers, identity },
+        )?;
+        if is_resumed {
+            tracing::info!("goes on after sequence number {sealed_seq}");
+        }
         let drain = hot::Drain {
             shared: Arc::clone(&shared),
             events,
@@ -153,26 +210,29 @@ impl Pipeline {
     }
 }
 
-fn new_shared(limits: Limits, spool: Spool, numbers: Arc<dyn Numbers>, epoch: u64) -> Shared {
+fn new_shared(
+    limits: Limits,
+    spool: SpoolState,
+    numbers: Arc<dyn Numbers>,
+    taken: Taken,
+    epoch: u64,
+    sealed_seq: u64,
+) -> Shared {
     Shared {
         limits,
-        spool: Mutex::new(SpoolState {
-            spool,
-            oldest: 1,
-            written: Position { file: 1, offset: 0 },
-            appended_seq: 0,
-        }),
+        spool: Mutex::new(spool),
         news: Condvar::new(),
         outstanding: Mutex::default(),
         numbers,
+        taken: Mutex::new(taken),
         epoch,
-        passed_seq: AtomicU64::new(0),
+        passed_seq: AtomicU64::new(sealed_seq),
         requests_sent: AtomicU64::new(0),
         requests_served: AtomicU64::new(0),
         repairs_owed: AtomicU64::new(0),
         flush_seq: AtomicU64::new(0),
         spooled_seq: AtomicU64::new(0),
-        durable_seq: AtomicU64::new(0),
+        durable_seq: AtomicU64::new(sealed_seq),
         ring_fill_bytes: AtomicU64::new(0),
         window_bytes: AtomicU64::new(0),
         drained: AtomicU64::new(0),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use journal::record::{Op, Record};
-use journal::{Error, Writer};
+use journal::{Error, Head, Writer};
 
 use super::shared::{Shared, Waits, lock};
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
@@ -44,6 +44,11 @@ impl Output {
             Some(record) => self.write(record),
             None => Ok(()),
         }
+    }
+
+    /// The end of the journal once everything up to `last_seq` is sealed.
+    pub(super) fn head_at(&self, last_seq: u64) -> Head {
+        self.writer.head_at(last_seq)
     }
 
     /// Whether everything taken is sealed.

@@ -23,6 +23,8 @@ pub(super) struct Requests {
     waiting: HashMap<Wanted, u64>,
     /// The same in the order of their numbers.
     order: VecDeque<(u64, Wanted)>,
+    /// Requests that are not known to be answered, with their numbers.
+    unanswered: VecDeque<(u64, Request)>,
     /// Holes that a request closes along with its own.
     along: BTreeMap<u64, BTreeSet<u64>>,
     /// One for everything is to be sent.
@@ -41,6 +43,7 @@ impl Requests {
             sent: 0,
             waiting: HashMap::new(),
             order: VecDeque::new(),
+            unanswered: VecDeque::new(),
             along: BTreeMap::new(),
             everything_owed: false,
             owed_holes: BTreeSet::new(),
@@ -106,6 +109,7 @@ impl Requests {
             return false;
         }
         self.sent += 1;
+        self.unanswered.push_back((self.sent, request));
         if let Request::Snapshot {
             inode,
             scope,
@@ -130,9 +134,38 @@ impl Requests {
         (usize::from(self.everything_owed) + others + along) as u64
     }
 
+    /// Everything that was asked for and is not answered yet, to be asked by somebody else. Twice is not too often.
+    pub(super) fn unanswered(&self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        for (number, request) in &self.unanswered {
+            requests.push(*request);
+            for hole in self.along.get(number).into_iter().flatten() {
+                let mut along = *request;
+                if let Request::Snapshot { closes, .. } = &mut along {
+                    *closes = Some(*hole);
+                }
+                requests.push(along);
+            }
+        }
+        let asked = self.everything_asked.iter().flat_map(|(_, holes)| holes);
+        let holes = asked.chain(&self.owed_holes);
+        requests.extend(holes.map(|hole| Request::Everything { closes: Some(*hole) }));
+        if self.everything_owed && self.owed_holes.is_empty() {
+            requests.push(Request::Everything { closes: None });
+        }
+        requests
+    }
+
     /// Holes that were closed along with others, now that so many requests are answered.
     pub(super) fn answered(&mut self, served: u64) -> BTreeSet<u64> {
         let mut holes = BTreeSet::new();
+        while self
+            .unanswered
+            .front()
+            .is_some_and(|(number, _)| *number <= served)
+        {
+            self.unanswered.pop_front();
+        }
         while let Some(first) = self.along.first_entry().filter(|first| *first.key() <= served) {
             holes.append(&mut first.remove());
         }
@@ -224,6 +257,33 @@ mod tests {
         // Everything is answered: asked again, it is read again.
         assert_eq!(requests.send(&mut vec![snapshot(2, Some(11))], 3), 1);
         assert_eq!(receiver.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn what_is_not_answered_is_told_with_all_its_holes() {
+        let (sender, _receiver) = sync_channel(2);
+        let mut requests = Requests::new(sender);
+        let mut wanted = vec![
+            snapshot(1, None),
+            snapshot(2, Some(20)),
+            snapshot(2, Some(21)),
+            snapshot(3, Some(30)),
+        ];
+        assert_eq!(requests.send(&mut wanted, 0), 2);
+        let everything = Request::Everything { closes: Some(30) };
+        assert_eq!(
+            requests.unanswered(),
+            [
+                snapshot(1, None),
+                snapshot(2, Some(20)),
+                snapshot(2, Some(21)),
+                everything
+            ]
+        );
+        requests.answered(1);
+        assert_eq!(requests.unanswered().len(), 3);
+        assert_eq!(requests.answered(2), BTreeSet::from([21]));
+        assert_eq!(requests.unanswered(), [everything]);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub(crate) trait Events: Send + 'static {
     /// Hands events to `take` until none waits or `bytes_max` are taken; returns the bytes taken.
     fn drain(&mut self, bytes_max: usize, take: impl FnMut(&[u8])) -> usize;
 
+    /// Everything handed out so far is kept: it need not be handed out again to whoever comes after a crash.
+    fn release(&mut self);
+
     /// Bytes that wait.
     fn fill_bytes(&self) -> u64;
 
@@ -40,6 +43,10 @@ pub(crate) trait Numbers: Send + Sync {
 impl Events for Ring {
     fn drain(&mut self, bytes_max: usize, take: impl FnMut(&[u8])) -> usize {
         Ring::drain(self, bytes_max, take)
+    }
+
+    fn release(&mut self) {
+        Ring::release(self);
     }
 
     fn fill_bytes(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::taken::Taken;
 use super::{Limits, Numbers};
 use crate::cli::exit::{code_of, coded};
 use crate::spool::{Position, Spool};
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     /// Numbers that the recorder took and whose records have not passed the window.
     pub(super) outstanding: Mutex<BTreeSet<u64>>,
     pub(super) numbers: Arc<dyn Numbers>,
+    /// What was taken of them for records of the recorder's own. Locked after `outstanding`.
+    pub(super) taken: Mutex<Taken>,
     pub(super) epoch: u64,
     /// Everything up to here was looked at, and what that asked for is sent.
     pub(super) passed_seq: AtomicU64,

@@ -2,4 +2,5 @@
 
 mod ends;
 mod order;
+mod resume;
 mod rig;

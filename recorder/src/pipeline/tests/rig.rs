@@ -16,12 +16,14 @@ use journal::store::memory::{Failure, MemoryStore};
 use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 use journal::{Label, Projection, Reader, VolumeInfo};
 
-use super::super::{Events, Handle, Limits, Numbers, Pipeline, PipelineOptions, Request};
+use super::super::{Events, Handle, Identity, Left, Limits, Numbers, Pipeline, PipelineOptions, Request};
 use crate::snapshot::own_record;
 
 /// How long anything may take before a test says that it hangs.
 pub(super) const TOO_LONG: Duration = Duration::from_secs(30);
 const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+/// Name of the file of own numbers.
+const NUMBERS: &str = "numbers";
 
 /// The kernel's side: ring, counter, what was lost.
 #[derive(Default)]
@@ -31,32 +33,60 @@ pub(super) struct Kernel {
     lost: Mutex<Vec<LostSlot>>,
     /// The reader of the ring panics.
     pub(super) panics: AtomicBool,
+    /// Readers of the ring that were killed: they get nothing more, and let go of nothing.
+    killed: AtomicU64,
 }
 
-struct Ring(Arc<Kernel>);
+struct Ring {
+    kernel: Arc<Kernel>,
+    /// Events handed out and not let go: they are the first ones in the ring.
+    handed_out: usize,
+    /// How many were killed before this one began.
+    number: u64,
+}
+
+impl Ring {
+    fn of(kernel: &Arc<Kernel>) -> Self {
+        Self {
+            kernel: Arc::clone(kernel),
+            handed_out: 0,
+            number: kernel.killed.load(Ordering::SeqCst),
+        }
+    }
+
+    fn is_killed(&self) -> bool {
+        self.number != self.kernel.killed.load(Ordering::SeqCst)
+    }
+}
 
 impl Events for Ring {
     fn drain(&mut self, bytes_max: usize, mut take: impl FnMut(&[u8])) -> usize {
-        assert!(!self.0.panics.load(Ordering::SeqCst), "told to panic");
+        assert!(!self.kernel.panics.load(Ordering::SeqCst), "told to panic");
         let mut bytes = 0;
         while bytes < bytes_max {
-            let Some(event) = self.0.ring.lock().unwrap().pop_front() else {
+            let ring = self.kernel.ring.lock().unwrap();
+            let Some(event) = ring.get(self.handed_out).filter(|_| !self.is_killed()).cloned() else {
                 break;
             };
+            drop(ring);
+            self.handed_out += 1;
             take(&event);
             bytes += event.len();
         }
         bytes
     }
 
+    fn release(&mut self) {
+        let mut ring = self.kernel.ring.lock().unwrap();
+        if !self.is_killed() {
+            ring.drain(..self.handed_out);
+        }
+        self.handed_out = 0;
+    }
+
     fn fill_bytes(&self) -> u64 {
-        self.0
-            .ring
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|event| event.len() as u64)
-            .sum()
+        let ring = self.kernel.ring.lock().unwrap();
+        ring.iter().map(|event| event.len() as u64).sum()
     }
 
     fn wait(&self, timeout: Duration) -> Result<()> {
@@ -235,6 +265,23 @@ impl Rig {
             ..Kernel::default()
         });
         let spool = tempfile::tempdir().unwrap();
+        Self::on(
+            Remains {
+                kernel,
+                medium,
+                spool,
+            },
+            limits,
+            None,
+        )
+    }
+
+    fn on(remains: Remains, limits: Limits, left: Option<Left>) -> Self {
+        let Remains {
+            kernel,
+            medium,
+            spool,
+        } = remains;
         let mut pipeline = Pipeline::start(PipelineOptions {
             volume: VolumeInfo {
                 uuid: UUID.to_owned(),
@@ -249,10 +296,13 @@ impl Rig {
                 mount_path: "/origin".to_owned(),
                 hostname: "test".to_owned(),
             },
+            numbers_file: spool.path().join(NUMBERS),
+            identity: Identity::default(),
+            left,
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(medium.clone()),
-            events: Ring(Arc::clone(&kernel)),
+            events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             limits,
         })
@@ -263,6 +313,30 @@ impl Rig {
             kernel,
             medium,
             pipeline,
+            spool,
+        }
+    }
+
+    /// Ends the threads wherever they are, as far as a test can; what they had in memory is gone.
+    pub(super) fn kill(self) -> Remains {
+        let Self {
+            kernel,
+            medium,
+            mut pipeline,
+            spool,
+            ..
+        } = self;
+        {
+            let _between_two_events = kernel.ring.lock().unwrap();
+            kernel.killed.fetch_add(1, Ordering::SeqCst);
+        }
+        pipeline.shared.fail("all", &anyhow::anyhow!("killed by a test"));
+        // It must not take this for an end, at which what is missing is given up.
+        pipeline.cold.take().unwrap().join().unwrap();
+        pipeline.stop().unwrap_err();
+        Remains {
+            kernel,
+            medium,
             spool,
         }
     }
@@ -321,14 +395,9 @@ impl Rig {
         }
     }
 
-    /// Names of the spool's files.
+    /// The spool's files of frames.
     pub(super) fn spool_files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(self.spool.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        files.sort();
-        files
+        spool_files(&self.spool)
     }
 
     /// Stops; returns what came of it, the medium, and the spool, which is still there.
@@ -340,6 +409,58 @@ impl Rig {
             ..
         } = self;
         (pipeline.stop(), medium, spool)
+    }
+}
+
+/// Files of frames in the directory of a spool.
+pub(super) fn spool_files(spool: &tempfile::TempDir) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(spool.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("spool-"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// What is there after a kill: the kernel goes on.
+pub(super) struct Remains {
+    kernel: Arc<Kernel>,
+    pub(super) medium: Medium,
+    pub(super) spool: tempfile::TempDir,
+}
+
+impl Remains {
+    /// As the kernel goes on: one write, captured; returns its number.
+    pub(super) fn captured(&self, ino: u64, bytes: usize) -> u64 {
+        let seq = self.kernel.next();
+        let event = write_event(seq, ino, bytes);
+        self.kernel.ring.lock().unwrap().push_back(event);
+        seq
+    }
+
+    /// What can be gone on with.
+    pub(super) fn find(&self) -> Result<Left> {
+        let limits = limits();
+        Left::find(
+            &self.medium,
+            UUID,
+            self.spool.path(),
+            (4 * limits.spool_file_bytes, limits.spool_file_bytes),
+            &self.spool.path().join(NUMBERS),
+            |_| Ok(()),
+        )
+    }
+
+    /// Another recorder goes on.
+    pub(super) fn resume(self) -> Rig {
+        self.resume_with(limits())
+    }
+
+    /// The same, with other bounds.
+    pub(super) fn resume_with(self, limits: Limits) -> Rig {
+        let left = self.find().unwrap();
+        Rig::on(self, limits, Some(left))
     }
 }
 
