@@ -1,8 +1,8 @@
 #!/bin/bash
 # The recorder may die: killed at random moments under load, stopped for a while, restarted as a service; another one goes on. No number is lost or
 # doubled, and every mark and the end are restored the same. One boot:
-# `cargo xtask vm run --binaries --disk 1024 --disk 4096 --usb 3072 --mem 3072 --timeout 1500 --script FILE`; more and elsewhere, or the same
-# moments again, with `--kernel-args "tapeworm.kills=50 tapeworm.fs=xfs tapeworm.stopped=60 tapeworm.seed=N"`.
+# `cargo xtask vm run --binaries --disk 1024 --disk 4096 --usb 3072 --timeout 1500 --script FILE`; more and elsewhere, or the same
+# moments again, with `--kernel-args "tapeworm.kills=50 tapeworm.fs=xfs tapeworm.stopped=60 tapeworm.ring=1 tapeworm.seed=N"`.
 set -u
 
 a=/dev/guest/disk0 work=/dev/guest/disk1
@@ -23,7 +23,7 @@ cat > /run/kill.toml <<END
 path = "/a"
 medium = "/medium"
 spool = "/work/spool"
-ring_mib = 64
+ring_mib = $(given ring 64)
 END
 volume=$(uuid $a)
 

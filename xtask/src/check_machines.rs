@@ -25,7 +25,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 2] = [
+pub(crate) const CI: [Scenario; 3] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -36,6 +36,12 @@ pub(crate) const CI: [Scenario; 2] = [
         script: "holes.sh",
         kernel: KernelLine::K6_12,
         disks: &[1024, 1024, 1024],
+        usb: &[3072],
+    },
+    Scenario {
+        script: "kill.sh",
+        kernel: KernelLine::K7_3,
+        disks: &[1024, 4096],
         usb: &[3072],
     },
 ];
