@@ -21,7 +21,7 @@ use crate::snapshot::{Sink as _, own_record};
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Longest time that anything waits for what is to be read anew.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest time that a flush, or the end, waits for the repair of holes.
+/// Longest time that a mark, a flush, or the end waits for the repair of holes.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How a volume was detached.
@@ -169,7 +169,7 @@ impl Session {
 
     /// Names this moment.
     pub(super) fn mark(&self, name: &str) -> Result<Value> {
-        self.settle(SETTLE_TIMEOUT, |_| false)?;
+        self.settle_holes()?;
         let (seq, time_ns) = self.put_down(Op::Mark {
             name: name.to_owned(),
         })?;
