@@ -4,63 +4,20 @@
 set -u
 
 a=/dev/guest/disk0 b=/dev/guest/disk1 blank=/dev/guest/disk2
-passed=0 failed=0 recorder_pid=
-mkdir -p /a /b /back /medium /results /spool
-out=/run/holes.out
+. /opt/job/lib.sh
+# The repair of a whole volume takes its time.
+patience=240
+mkdir -p /a /b /back /medium /spool
 
-ok() { passed=$((passed + 1)); }
-bad() {
-    failed=$((failed + 1))
-    echo "FAILED: $*"
-    sed 's/^/    /' "$out" | tail -n 12
-}
-
-# expect CODE TEXT COMMAND...: the command ends within four minutes with this code, and says this.
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    timeout 240 "$@" > "$out" 2>&1 < /dev/null
-    got=$?
-    if [ $got != "$code" ]; then
-        bad "code $got, not $code: $*"
-    elif ! grep -qF -- "$text" "$out"; then
-        bad "does not say '$text': $*"
-    else
-        ok
-    fi
-}
-
-# recording PATH MEDIUM...: starts the recorder and waits until it records.
-recording() {
-    local i
-    : > /run/recorder.out
-    recorder attach "$1" --spool /spool --medium "${@:2}" > /run/recorder.out 2> "/results/recorder${1//\//-}.log" < /dev/null &
-    recorder_pid=$!
-    for ((i = 0; i < 600; i++)); do
-        grep -q '^recording ' /run/recorder.out && return
-        kill -0 $recorder_pid 2> /dev/null || break
-        sleep 0.1
-    done
-    cp "/results/recorder${1//\//-}.log" "$out"
-    bad "not recording: $1"
-}
-
-# The recorder has ended with this code.
-ended() {
-    wait $recorder_pid
-    local got=$?
-    if [ $got = "$1" ]; then ok; else cp /run/recorder.out "$out"; bad "the recorder ended with $got, not $1"; fi
-}
-
-# How many open holes `recorder status` counts.
-open_holes() { recorder status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["volumes"][0]["holes_open"])'; }
+# record PATH MEDIUM [OPTION...]
+record() { recording 1 attach "$1" --spool /spool --medium "${@:2}"; }
 
 mkfs.btrfs -q -f $a && mkfs.ext4 -q -F $b && mkfs.ext4 -q -F /dev/guest/usb0 || exit 1
 mount $a /a && mount $b /b && mount /dev/guest/usb0 /medium || exit 1
 mkdir /medium/subvolume /medium/outrun
 
 echo "-- a subvolume that is made while recording is never recorded: its hole stays open, and everybody hears of it"
-recording /a /medium/subvolume
+record /a /medium/subvolume
 echo before > /a/file
 expect 0 "mark before" recorder mark before
 mkdir -p /back/end /back/before
@@ -69,7 +26,7 @@ expect 31 "1 holes are open" recorder mark after
 expect 31 "1 holes are open" recorder flush --wait
 expect 0 "1 open" recorder status
 kill -TERM $recorder_pid
-ended 31
+ended 31 "1 holes are open"
 expect 0 "before" replayer points --medium /medium/subvolume
 expect 31 "hole" replayer restore --medium /medium/subvolume --to /back/end
 expect 0 "" replayer restore --medium /medium/subvolume --at mark:before --to /back/before
@@ -77,7 +34,7 @@ expect 0 "" replayer restore --medium /medium/subvolume --at mark:before --to /b
 
 echo "-- a ring that is outrun: stopped recorder, one MiB of ring, then a load of mapped pages"
 head -c 8M /dev/urandom > /b/old
-recording /b /medium/outrun --ring-mib 1
+record /b /medium/outrun --ring-mib 1
 kill -STOP $recorder_pid
 mkdir /b/dir
 for i in {1..40}; do head -c 1M /dev/urandom > /b/dir/$i; done
@@ -85,7 +42,7 @@ mv /b/dir/7 /b/seven; ln /b/dir/8 /b/eight; rm /b/dir/9; chmod 600 /b/dir/10; tr
 sleep 3
 kill -CONT $recorder_pid
 expect 0 "durable" recorder flush --wait
-[ "$(open_holes)" = 0 ] && ok || bad "holes are open after flush --wait"
+[ "$(status '.volumes[0].holes_open')" = 0 ] && ok || bad "holes are open after flush --wait"
 oracle digest /b --out /run/outrun > /dev/null
 expect 0 "mark outrun" recorder mark outrun
 kill -STOP $recorder_pid
@@ -104,7 +61,7 @@ head -c 30M /dev/urandom > /b/meanwhile
 expect 0 "durable" recorder flush --wait
 oracle digest /b --out /run/mapped > /dev/null
 expect 0 "detached" recorder detach
-ended 0
+ended 0 ""
 replayer dump --medium /medium/outrun --json-lines 2> /dev/null | grep -c '"op":"hole"' > /run/holes
 [ "$(cat /run/holes)" -gt 1 ] && ok || { cp /run/holes "$out"; bad "nothing was lost: this proves nothing"; }
 
@@ -118,5 +75,4 @@ same /run/outrun mark:outrun
 same /run/mapped latest
 echo "$(cat /run/holes) holes were journaled"
 
-echo "holes: $passed passed, $failed failed"
-[ $failed = 0 ]
+verdict holes

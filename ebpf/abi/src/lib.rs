@@ -17,8 +17,9 @@ pub use event::{
 };
 pub use shared::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, lost_flags};
 
-/// Changes whenever a layout here changes; pinned objects of another version are not taken over.
-pub const ABI_VERSION: u32 = 2;
+/// Changes whenever a layout or a kind here changes, or that of the recorder's own records in its spool; what a recorder of another version
+/// left is not taken over.
+pub const ABI_VERSION: u32 = 3;
 
 /// Longest directory entry name in bytes, on every Linux file system.
 pub const NAME_BYTES_MAX: usize = 255;
