@@ -51,6 +51,7 @@ entries! {
     // O_DIRECT.
     dio_submit => data::dio_submit[0, 2, 3];
     dio_complete => data::dio_complete[0];
+    dio_write_end => data::dio_write_end[0, 1, 2];
     // Names.
     instantiate => names::instantiate[0, 1];
     tmpfile => names::tmpfile[1];

@@ -132,7 +132,17 @@ const NEEDS: &[Need] = &[
     need("O_DIRECT", ALL, &[("iomap_dio_submit_bio", "dio_submit", None)]),
     need(
         "O_DIRECT, end",
-        ALL,
+        EXT4,
+        &[("ext4_dio_write_end_io", "dio_write_end", None)],
+    ),
+    need(
+        "O_DIRECT, end",
+        XFS,
+        &[("xfs_dio_write_end_io", "dio_write_end", None)],
+    ),
+    need(
+        "O_DIRECT, end",
+        BTRFS,
         &[("iomap_dio_complete", "dio_complete", None)],
     ),
     need("create", ALL, &[("d_instantiate", "instantiate", None)]),
