@@ -53,7 +53,7 @@ pub(crate) struct RestoreArgs {
     /// Where the journal lies.
     #[command(flatten)]
     pub(crate) media: MediaArgs,
-    /// Restore into this directory, which must be empty.
+    /// Restore into this directory, which must be empty, or is made.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// Make a file system of the recorded type, label and uuid on this blank block device and restore into it.

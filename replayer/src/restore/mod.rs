@@ -17,7 +17,9 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -187,6 +189,8 @@ struct Counts {
 /// Where to restore, checked before the journal is read.
 enum Place {
     Directory(PathBuf, Target),
+    /// A directory to be made in one that is there.
+    NewDirectory(PathBuf),
     Device(PathBuf, Device),
 }
 
@@ -199,7 +203,11 @@ struct Ready {
 impl Place {
     fn check(args: &RestoreArgs) -> Result<Self> {
         if let Some(path) = &args.to {
-            return Ok(Self::Directory(path.clone(), open_directory(path)?));
+            return if parent_of_missing(path).is_some_and(Path::is_dir) {
+                Ok(Self::NewDirectory(path.clone()))
+            } else {
+                Ok(Self::Directory(path.clone(), open_directory(path)?))
+            };
         }
         let Some(path) = &args.device else {
             bail!("neither --to nor --device is given")
@@ -218,7 +226,7 @@ impl Place {
 
     fn path(&self) -> &Path {
         match self {
-            Self::Directory(path, _) | Self::Device(path, _) => path,
+            Self::Directory(path, _) | Self::NewDirectory(path) | Self::Device(path, _) => path,
         }
     }
 
@@ -232,6 +240,16 @@ impl Place {
     ) -> Result<Ready> {
         let (path, mut device) = match self {
             Self::Directory(path, target) => {
+                check_space(needs, &target, &path)?;
+                return Ok(Ready { target, mount: None });
+            }
+            Self::NewDirectory(path) => {
+                // Closed to others until the recorded mode is set at the end.
+                DirBuilder::new()
+                    .mode(0o700)
+                    .create(&path)
+                    .with_context(|| format!("make target directory {}", path.display()))?;
+                let target = open_directory(&path)?;
                 check_space(needs, &target, &path)?;
                 return Ok(Ready { target, mount: None });
             }
@@ -329,6 +347,17 @@ impl Outcome<'_> {
             "problems": self.problems.kept,
         })
     }
+}
+
+/// The directory that a path with nothing at its end would be made in.
+fn parent_of_missing(path: &Path) -> Option<&Path> {
+    let missing = matches!(path.symlink_metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+    let parent = path.parent().filter(|_| missing)?;
+    Some(if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    })
 }
 
 /// Opens a directory as the target; refuses one that is not empty, saying what is there.

@@ -36,7 +36,10 @@ fn restores_the_newest_and_a_mark() {
         2
     );
 
-    std::fs::create_dir(bench.path("then")).expect("make");
+    // A directory that is missing is made; not the whole way to it.
+    let output = bench.run(&["restore", "--medium", "medium", "--to", "no/then"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!bench.path("no").exists());
     let output = bench.run(&[
         "restore",
         "--medium",
