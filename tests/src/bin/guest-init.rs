@@ -275,6 +275,7 @@ fn run_job_and_report() -> Result<()> {
             .context("parse job")?;
     link_disks(&job)?;
     fs::create_dir_all("/results").context("create /results")?;
+    tell_host("GUEST-JOB")?;
     let code = run_job(&job)?;
     if let Some(serial) = &job.results_serial {
         save_results(&disk_by_serial(serial)?)?;
@@ -402,9 +403,13 @@ fn save_results(disk: &Path) -> Result<()> {
 
 /// The last line that the host waits for; without it the host takes the run for failed.
 fn report(code: u8) -> Result<()> {
+    tell_host(&format!("GUEST-EXIT {code}"))
+}
+
+fn tell_host(line: &str) -> Result<()> {
     let mut port = open_port("control")?;
-    port.write_all(format!("GUEST-EXIT {code}\n").as_bytes())
-        .context("report the exit code")
+    port.write_all(format!("{line}\n").as_bytes())
+        .with_context(|| format!("tell the host {line:?}"))
 }
 
 /// Puts a line on the console through the kernel log, which works before any port exists.

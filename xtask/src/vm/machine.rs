@@ -1,11 +1,11 @@
 //! One run of one virtual machine: QEMU's command line, its initramfs and disks, and watching it to the end.
 //!
 //! Owns the contract with `guest-init` (tests/src/bin/guest-init.rs): disks are found by serial number, output comes
-//! through named ports, and only the line `GUEST-EXIT n` on the control port counts as an end. It knows nothing of
-//! what a job does.
+//! through named ports, and only the line `GUEST-EXIT n` on the control port counts as an end; `GUEST-JOB` says that the
+//! job begins. It knows nothing of what a job does.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::kvm;
+use super::tail::{Lines, Tail};
 use crate::setup;
 
 /// Console lines after which a guest is not worth waiting for.
@@ -154,6 +155,22 @@ impl Machine<'_> {
     /// When the guest dies, hangs, runs out of time, or ends without saying how; the end of its console is then on
     /// stderr. A job that fails is not an error here: its exit code is in [`Ended`].
     pub(crate) fn run(&self, sink: &mut dyn Sink) -> Result<Ended> {
+        match self.run_once(sink) {
+            // Emulated processors fail now and then while a kernel patches its own code at boot. Nothing has been tried yet then.
+            Err(error) if self.ended_at_boot() => {
+                setup::say(&format!("{error:#}; its job had not begun: booting once more"));
+                self.run_once(sink)
+            }
+            ended => ended,
+        }
+    }
+
+    fn ended_at_boot(&self) -> bool {
+        let says = |log| fs::read(self.log(log)).unwrap_or_default();
+        !says("console").is_empty() && !String::from_utf8_lossy(&says("control")).contains("GUEST-JOB")
+    }
+
+    fn run_once(&self, sink: &mut dyn Sink) -> Result<Ended> {
         fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
         self.write_initramfs()?;
         self.write_input()?;
@@ -461,57 +478,4 @@ fn add_disk(cmd: &mut Command, image: &Path, name: &str, read_only: bool, snapsh
 /// `guest-init`, without its debug information.
 pub(super) fn guest_init() -> Result<PathBuf> {
     super::stripped("guest-init")
-}
-
-/// A growing file.
-struct Tail {
-    file: File,
-    at_bytes: u64,
-}
-
-impl Tail {
-    fn open(path: PathBuf) -> Result<Self> {
-        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        Ok(Self { file, at_bytes: 0 })
-    }
-
-    /// What has been added since the last call.
-    fn read(&mut self) -> Result<Vec<u8>> {
-        self.file
-            .seek(SeekFrom::Start(self.at_bytes))
-            .context("seek in output of the guest")?;
-        let mut new = Vec::new();
-        self.file
-            .read_to_end(&mut new)
-            .context("read output of the guest")?;
-        self.at_bytes += new.len() as u64;
-        Ok(new)
-    }
-}
-
-/// Whole lines of a growing file.
-struct Lines {
-    tail: Tail,
-    rest: Vec<u8>,
-}
-
-impl Lines {
-    fn new(tail: Tail) -> Self {
-        Self {
-            tail,
-            rest: Vec::new(),
-        }
-    }
-
-    fn read(&mut self) -> Result<Vec<String>> {
-        self.rest.extend(self.tail.read()?);
-        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
-            return Ok(Vec::new());
-        };
-        let whole: Vec<u8> = self.rest.drain(..=end).collect();
-        Ok(String::from_utf8_lossy(&whole)
-            .lines()
-            .map(|l| l.trim_end().to_string())
-            .collect())
-    }
 }

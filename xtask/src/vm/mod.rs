@@ -11,6 +11,7 @@ pub(crate) mod machine;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;
+mod tail;
 pub(crate) mod verdict;
 
 use std::fs;
