@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
+use journal::record::{
+    Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
+};
 use journal::store::{DirStore, Store};
 use journal::{Label, VolumeInfo, Writer};
 
@@ -56,7 +58,7 @@ fn record(position: u64, ino: u64, attributes: Attributes, op: Op) -> Record {
     let seq = 100 + position * 10;
     // One merged record: a write.
     let last_seq = seq + if matches!(op, Op::Write { .. }) { 3 } else { 0 };
-    let volume_wide = matches!(op, Op::Mark { .. } | Op::Barrier);
+    let volume_wide = matches!(op, Op::Mark { .. } | Op::Barrier { .. });
     Record {
         seq,
         last_seq,
@@ -148,9 +150,9 @@ fn snapshot(scope: SnapshotScope, link_target: Option<&[u8]>) -> Op {
 }
 
 /// Numbers begin at 100 and rise by 10.
-fn base() -> Vec<Change> {
+fn base(continues: Option<Continued>) -> Vec<Change> {
     vec![
-        (2, none(), Op::BaseBegin),
+        (2, none(), Op::BaseBegin { continues }),
         (2, all(0o040_755, 4096), snapshot(SnapshotScope::Whole, None)),
         (
             11,
@@ -168,7 +170,7 @@ fn base() -> Vec<Change> {
 }
 
 fn first_epoch() -> Vec<Change> {
-    let mut changes = base();
+    let mut changes = base(None);
     changes.extend(names());
     changes.extend(contents());
     changes
@@ -281,7 +283,7 @@ fn contents() -> Vec<Change> {
             snapshot(SnapshotScope::Attributes, None),
         ),
         (11, none(), Op::SnapshotEnd { begin_seq: 340 }),
-        (0, none(), Op::Barrier),
+        (0, none(), Op::Barrier { up_to: Some(340) }),
         (
             0,
             none(),
@@ -311,6 +313,7 @@ fn contents() -> Vec<Change> {
     ]
 }
 
+/// Goes on from the mark of the first.
 fn second_epoch() -> Vec<Change> {
-    base()
+    base(Some(Continued { epoch: 1, seq: 370 }))
 }

@@ -1,6 +1,8 @@
 //! Record to flat row and back. Pure. Rows come from media and are checked here: what this module returns is sound.
 
-use crate::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
+use crate::record::{
+    Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
+};
 use crate::schema::Row;
 
 /// Longest directory entry name in bytes.
@@ -32,10 +34,10 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::Snapshot { .. } => "snapshot",
         Op::SnapshotEntry { .. } => "snapshot_entry",
         Op::SnapshotEnd { .. } => "snapshot_end",
-        Op::BaseBegin => "base_begin",
+        Op::BaseBegin { .. } => "base_begin",
         Op::BaseEnd { .. } => "base_end",
         Op::Mark { .. } => "mark",
-        Op::Barrier => "barrier",
+        Op::Barrier { .. } => "barrier",
         Op::Hole { .. } => "hole",
         Op::HoleClosed { .. } => "hole_closed",
     }
@@ -181,7 +183,12 @@ fn put_op<'a>(op: &'a Op, row: &mut Row<'a>) {
             put_other(row, *inode);
         }
         Op::HoleClosed { hole_seq } => row.ref_seq = Some(*hole_seq),
-        Op::CreateUnnamed | Op::Evict | Op::SetAttr | Op::BaseBegin | Op::Barrier => {}
+        Op::BaseBegin { continues } => {
+            row.ref_epoch = continues.map(|continued| continued.epoch);
+            row.ref_seq = continues.map(|continued| continued.seq);
+        }
+        Op::Barrier { up_to } => row.ref_seq = *up_to,
+        Op::CreateUnnamed | Op::Evict | Op::SetAttr => {}
     }
 }
 
@@ -349,14 +356,16 @@ fn op(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
         "snapshot_end" => Op::SnapshotEnd {
             begin_seq: need(row.ref_seq, "ref_seq")?,
         },
-        "base_begin" => Op::BaseBegin,
+        "base_begin" => Op::BaseBegin {
+            continues: continued(row)?,
+        },
         "base_end" => Op::BaseEnd {
             begin_seq: need(row.ref_seq, "ref_seq")?,
         },
         "mark" => Op::Mark {
             name: need(row.mark, "mark")?.to_owned(),
         },
-        "barrier" => Op::Barrier,
+        "barrier" => Op::Barrier { up_to: row.ref_seq },
         "hole" => Op::Hole {
             since_seq: row.since_seq,
             last_seq: need(row.ref_seq, "ref_seq")?,
@@ -367,6 +376,14 @@ fn op(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
         },
         unknown => return Err(format!("unknown operation {unknown:?}")),
     })
+}
+
+fn continued(row: &Row<'_>) -> Result<Option<Continued>, String> {
+    match (row.ref_epoch, row.ref_seq) {
+        (None, None) => Ok(None),
+        (Some(epoch), Some(seq)) => Ok(Some(Continued { epoch, seq })),
+        _ => Err("ref_epoch and ref_seq disagree".to_owned()),
+    }
 }
 
 fn write(row: &Row<'_>, with_data: bool) -> Result<Op, String> {

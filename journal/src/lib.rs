@@ -21,7 +21,7 @@ pub use convert::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, XATTR_VALUE
 pub use error::{Error, Result};
 pub use label::{LABEL_NAME, Label};
 pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeInfo};
-pub use points::{At, OpenHole, ResolvedPoint, resolve};
+pub use points::{At, OpenHole, ResolvedPoint, Span, resolve};
 pub use reader::{Journal, Reader, RowRef, Segment};
 pub use segment::Projection;
 pub use verify::{EpochRange, VerifyReport};

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::record::InodeKey;
+use crate::record::{Continued, InodeKey};
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 /// Oldest version that is still read.
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Largest manifest that is read, in bytes.
@@ -79,6 +79,9 @@ pub struct Point {
     /// Of a hole: the number after which no moment is whole, where that is below its own ([`crate::record::Op::Hole`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_seq: Option<u64>,
+    /// Of a base's begin: the epoch that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continued>,
 }
 
 /// The manifest of one segment.

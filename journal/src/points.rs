@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::manifest::{Point, PointKind};
 use crate::reader::{Journal, Segment};
-use crate::record::{InodeKey, Op, Record, SnapshotScope};
+use crate::record::{Continued, InodeKey, Op, Record, SnapshotScope};
 use crate::segment::Projection;
 
 /// A moment asked for.
@@ -58,6 +58,21 @@ pub struct OpenHole {
     pub ino: Option<u64>,
 }
 
+/// The part of an epoch that a restore reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Epoch.
+    pub epoch: u64,
+    /// Its first sequence number to apply: a base begins there.
+    pub base_seq: u64,
+    /// Its last sequence number to apply.
+    pub seq: u64,
+    /// Index of the first segment needed.
+    pub first_segment: u64,
+    /// Index of the last segment needed.
+    pub last_segment: u64,
+}
+
 /// A moment that can be restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedPoint {
@@ -73,10 +88,26 @@ pub struct ResolvedPoint {
     pub first_segment: u64,
     /// Index of the last segment needed.
     pub last_segment: u64,
+    /// What of earlier epochs comes before: the oldest first, none where the base starts from nothing.
+    pub earlier: Vec<Span>,
     /// Why the moment is earlier than the one asked for.
     pub rounded: Option<String>,
     /// Holes that are open at this moment.
     pub open_holes: Vec<OpenHole>,
+}
+
+impl ResolvedPoint {
+    /// Everything that a restore reads, in the order of the journal.
+    pub fn spans(&self) -> Vec<Span> {
+        let own = Span {
+            epoch: self.epoch,
+            base_seq: self.base_seq,
+            seq: self.seq,
+            first_segment: self.first_segment,
+            last_segment: self.last_segment,
+        };
+        self.earlier.iter().copied().chain([own]).collect()
+    }
 }
 
 /// An epoch of one of the chains of a volume.
@@ -235,8 +266,12 @@ impl Journal {
                 }
             }
         }
+        let continues = scan.continues;
         let mut found = scan.finish(epoch);
         if let Some(point) = &mut found {
+            if let Some(continued) = continues {
+                point.earlier = self.spans_of(epoch, continued)?;
+            }
             let later = of_epoch.iter().flat_map(|segment| &segment.manifest.points);
             point
                 .open_holes
@@ -250,6 +285,47 @@ impl Journal {
             }
         }
         Ok(found)
+    }
+}
+
+impl Journal {
+    /// What is to be read of the epochs before one that goes on from the end of another: the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::MediumNeeded`] where the epoch or the begin of its base is not there, [`Error::Integrity`] where that makes no sense.
+    pub fn spans_of(&self, of_epoch: u64, continued: Continued) -> Result<Vec<Span>> {
+        let mut spans = Vec::new();
+        let (mut of_epoch, mut next) = (of_epoch, Some(continued));
+        while let Some(Continued { epoch, seq }) = next {
+            if epoch >= of_epoch {
+                return Err(Error::Integrity(format!(
+                    "epoch {of_epoch} goes on from epoch {epoch}, which is not before it"
+                )));
+            }
+            let base = self.points().filter(|(of, _, point)| {
+                *of == epoch && point.kind == PointKind::BaseBegin && point.seq <= seq
+            });
+            let last_segment = self
+                .segments()
+                .filter(|segment| segment.manifest.epoch == epoch && segment.manifest.first_seq <= seq)
+                .map(|segment| segment.manifest.index)
+                .next_back();
+            let (Some((_, first_segment, begin)), Some(last_segment)) = (base.last(), last_segment) else {
+                return Err(Error::MediumNeeded(format!(
+                    "epoch {of_epoch} goes on from epoch {epoch}, whose base is on none of the media given"
+                )));
+            };
+            spans.push(Span {
+                epoch,
+                base_seq: begin.seq,
+                seq,
+                first_segment,
+                last_segment,
+            });
+            (of_epoch, next) = (epoch, begin.continues);
+        }
+        spans.reverse();
+        Ok(spans)
     }
 }
 
@@ -267,6 +343,8 @@ fn reaches_back(hole: &Point, moment_seq: u64) -> Option<OpenHole> {
 #[derive(Default)]
 struct Scan {
     base: Option<(u64, u64)>,
+    /// The epoch that the base goes on from.
+    continues: Option<Continued>,
     /// Sequence number of the base's end.
     base_end: Option<u64>,
     /// Open windows, by the sequence number at which they begin.
@@ -296,8 +374,9 @@ impl Scan {
     fn step(&mut self, record: &Record, segment: u64) {
         self.before = self.now;
         match &record.op {
-            Op::BaseBegin => {
+            Op::BaseBegin { continues } => {
                 self.base = Some((record.seq, segment));
+                self.continues = *continues;
                 self.base_end = None;
                 self.windows.clear();
                 self.holes.clear();
@@ -378,6 +457,7 @@ impl Scan {
             base_seq,
             first_segment,
             last_segment: now.segment,
+            earlier: Vec::new(),
             rounded,
             open_holes: self
                 .holes

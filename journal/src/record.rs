@@ -84,6 +84,16 @@ pub struct DirTimes {
     pub ctime: Time,
 }
 
+/// The end of an earlier epoch of the same chain, which another one goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Continued {
+    /// The epoch.
+    pub epoch: u64,
+    /// The last number of it that is applied.
+    pub seq: u64,
+}
+
 /// What changed. The names are the values of the column `op`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
@@ -209,8 +219,13 @@ pub enum Op {
         /// Sequence number of its [`Op::Snapshot`].
         begin_seq: u64,
     },
-    /// An epoch's base begins: the state so far is void. The record's inode is the root directory.
-    BaseBegin,
+    /// An epoch's base begins: the state so far is void, or is what an earlier epoch ended with. The record's inode is the root
+    /// directory.
+    BaseBegin {
+        /// The epoch whose state this base starts from, and states anew where the volume differs.
+        #[serde(default)]
+        continues: Option<Continued>,
+    },
     /// The base is complete: from here every moment can be restored.
     BaseEnd {
         /// Sequence number of its [`Op::BaseBegin`].
@@ -221,8 +236,12 @@ pub enum Op {
         /// The name, unique in the journal by convention: the newest wins.
         name: String,
     },
-    /// Everything written before this was on disk when the number was taken.
-    Barrier,
+    /// The file system was synced.
+    Barrier {
+        /// Everything up to this number is on the recorded disk, and nothing that it left in doubt is to be read anew any more.
+        #[serde(default)]
+        up_to: Option<u64>,
+    },
     /// Sequence numbers from the record's own to `last_seq` did not reach the journal.
     Hole {
         /// Last lost number.

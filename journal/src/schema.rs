@@ -155,6 +155,7 @@ columns! {
     to_parent_ctime_sec: i64,
     to_parent_ctime_nsec: u32,
     ref_seq: u64,
+    ref_epoch: u64,
     since_seq: u64,
     scope: text,
     mark: text,

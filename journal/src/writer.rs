@@ -241,12 +241,19 @@ impl Writer {
         };
         pending.segment.push(record)?;
         (pending.last_seq, pending.last_time_ns) = (record.last_seq, record.time_ns);
-        let (kind, name, since_seq) = match &record.op {
-            Op::Mark { name } => (PointKind::Mark, name.clone(), None),
-            Op::BaseBegin => (PointKind::BaseBegin, String::new(), None),
-            Op::BaseEnd { .. } => (PointKind::BaseEnd, String::new(), None),
-            Op::Hole { since_seq, .. } => (PointKind::Hole, String::new(), *since_seq),
-            Op::HoleClosed { .. } => (PointKind::HoleClosed, String::new(), None),
+        let (mut continued, mut since) = (None, None);
+        let (kind, name) = match &record.op {
+            Op::Mark { name } => (PointKind::Mark, name.clone()),
+            Op::BaseBegin { continues } => {
+                continued = *continues;
+                (PointKind::BaseBegin, String::new())
+            }
+            Op::BaseEnd { .. } => (PointKind::BaseEnd, String::new()),
+            Op::Hole { since_seq, .. } => {
+                since = *since_seq;
+                (PointKind::Hole, String::new())
+            }
+            Op::HoleClosed { .. } => (PointKind::HoleClosed, String::new()),
             _ => return Ok(()),
         };
         pending.points.push(Point {
@@ -254,7 +261,8 @@ impl Writer {
             seq: record.seq,
             time_ns: record.time_ns,
             name,
-            since_seq,
+            since_seq: since,
+            continues: continued,
         });
         Ok(())
     }

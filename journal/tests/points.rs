@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use journal::record::{Actor, Attributes, InodeKey, Op, Record, SnapshotScope};
+use journal::record::{Actor, Attributes, Continued, InodeKey, Op, Record, SnapshotScope};
 use journal::store::memory::MemoryStore;
-use journal::{At, Error, Label, Reader, ResolvedPoint, VolumeInfo, Writer};
+use journal::{At, Error, Label, Reader, ResolvedPoint, Span, VolumeInfo, Writer};
 
 /// Record number `seq` of inode `ino`, at `seq` seconds after 1970.
 fn record(seq: u64, ino: u64, op: Op) -> Record {
@@ -70,14 +70,14 @@ fn history() -> Vec<Record> {
     );
     merged.last_seq = 7;
     vec![
-        record(1, 2, Op::BaseBegin),
+        record(1, 2, Op::BaseBegin { continues: None }),
         record(2, 2, Op::BaseEnd { begin_seq: 1 }),
         record(3, 0, mark("one")),
         merged,
         record(8, 5, begin(SnapshotScope::Whole)),
         record(9, 0, mark("inside")),
         record(10, 5, Op::SnapshotEnd { begin_seq: 8 }),
-        record(11, 0, Op::Barrier),
+        record(11, 0, Op::Barrier { up_to: None }),
     ]
 }
 
@@ -123,7 +123,10 @@ fn moments_are_found_and_rounded_down_and_said_so() {
 
 #[test]
 fn an_epoch_without_a_whole_base_gives_way_to_the_one_before() {
-    let broken_off = vec![record(1, 2, Op::BaseBegin), record(2, 5, Op::SetAttr)];
+    let broken_off = vec![
+        record(1, 2, Op::BaseBegin { continues: None }),
+        record(2, 5, Op::SetAttr),
+    ];
     let point = resolve(&[history(), broken_off], &At::Latest).unwrap();
     assert_eq!((point.epoch, point.seq), (1, 11));
     assert!(point.rounded.unwrap().contains("epoch 2"));
@@ -193,4 +196,51 @@ fn a_hole_that_is_found_later_is_open_at_the_moments_before() {
         let point = resolve(&[records.clone()], &At::Seq(seq)).unwrap();
         assert_eq!((point.seq, point.open_holes.len()), (seq, open), "at {seq}");
     }
+}
+
+/// A base that goes on from an earlier epoch, at 1, to its end at 3, and a mark at 4.
+fn continuing(epoch: u64, seq: u64) -> Vec<Record> {
+    let continues = Some(Continued { epoch, seq });
+    vec![
+        record(1, 2, Op::BaseBegin { continues }),
+        record(2, 5, Op::SetAttr),
+        record(3, 2, Op::BaseEnd { begin_seq: 1 }),
+        record(4, 0, mark("later")),
+    ]
+}
+
+#[test]
+fn an_epoch_that_goes_on_from_others_needs_them() {
+    let span = |epoch, seq, first_segment, last_segment| Span {
+        epoch,
+        base_seq: 1,
+        seq,
+        first_segment,
+        last_segment,
+    };
+    // The first epoch has three segments of three records, the others two.
+    let epochs = [history(), continuing(1, 7), continuing(2, 4)];
+    let point = resolve(&epochs, &At::Latest).unwrap();
+    assert_eq!(
+        point.spans(),
+        [span(1, 7, 1, 2), span(2, 4, 4, 5), span(3, 4, 6, 7)]
+    );
+    let point = resolve(&epochs[..2], &At::Seq(3)).unwrap();
+    assert_eq!(point.spans(), [span(1, 7, 1, 2), span(2, 3, 4, 4)]);
+    // In the older epoch nothing is different.
+    let point = resolve(&epochs, &At::Mark("one".to_owned())).unwrap();
+    assert_eq!((point.epoch, point.earlier), (1, Vec::new()));
+    // A base that is not complete is none, whatever it goes on from.
+    let mut broken_off = continuing(1, 11);
+    broken_off.truncate(2);
+    let point = resolve(&[history(), broken_off], &At::Latest).unwrap();
+    assert_eq!((point.epoch, point.seq), (1, 11));
+}
+
+#[test]
+fn an_epoch_that_goes_on_from_what_is_not_there_is_no_moment() {
+    let own = resolve(&[continuing(1, 4)], &At::Latest).unwrap_err();
+    assert!(matches!(own, Error::Integrity(_)), "{own}");
+    let never = resolve(&[history(), history(), continuing(1, 0)], &At::Latest).unwrap_err();
+    assert!(matches!(never, Error::MediumNeeded(_)), "{never}");
 }

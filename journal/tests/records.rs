@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
+use journal::record::{
+    Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
+};
 use journal::store::memory::MemoryStore;
 use journal::{Label, Projection, Reader, VolumeInfo, Writer};
 use proptest::option;
@@ -113,10 +115,12 @@ fn statements() -> BoxedStrategy<Op> {
     prop_oneof![
         (target(), scope).prop_map(|(link_target, scope)| Op::Snapshot { link_target, scope }),
         any::<u64>().prop_map(|begin_seq| Op::SnapshotEnd { begin_seq }),
-        Just(Op::BaseBegin),
+        option::of((any::<u64>(), any::<u64>())).prop_map(|of| Op::BaseBegin {
+            continues: of.map(|(epoch, seq)| Continued { epoch, seq })
+        }),
         any::<u64>().prop_map(|begin_seq| Op::BaseEnd { begin_seq }),
         any::<String>().prop_map(|name| Op::Mark { name }),
-        Just(Op::Barrier),
+        option::of(any::<u64>()).prop_map(|up_to| Op::Barrier { up_to }),
         (any::<u64>(), option::of(inode()), option::of(any::<u64>())).prop_map(
             |(last_seq, inode, since_seq)| {
                 Op::Hole {

@@ -102,7 +102,12 @@ impl<'a> Scan<'a> {
         self.sink.reserve()?;
         let begin_seq = self.sink.take_seq();
         self.sink
-            .submit(vec![own_record(begin_seq, root_key, true, Op::BaseBegin)])
+            .submit(vec![own_record(
+                begin_seq,
+                root_key,
+                true,
+                Op::BaseBegin { continues: None },
+            )])
             .context("begin the base")?;
         self.walk(root_key, demand)?;
         loop {

@@ -92,7 +92,7 @@ impl Doubt {
     /// Looks at a record of the recorder's own.
     pub(crate) fn own(&mut self, record: &Record, requests: &mut Vec<Request>) {
         match &record.op {
-            Op::BaseBegin => self.in_base = true,
+            Op::BaseBegin { .. } => self.in_base = true,
             Op::BaseEnd { .. } => self.in_base = false,
             Op::Snapshot {
                 scope: SnapshotScope::Whole,

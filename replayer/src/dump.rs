@@ -237,10 +237,13 @@ fn op_json(op: &Op, with_data: bool) -> (&'static str, Map<String, Value>) {
         ),
         Op::SnapshotEntry { entry } => ("snapshot_entry", json!({"entry": entry_json(entry)})),
         Op::SnapshotEnd { begin_seq } => ("snapshot_end", json!({"begin_seq": begin_seq})),
-        Op::BaseBegin => ("base_begin", json!({})),
+        Op::BaseBegin { continues } => (
+            "base_begin",
+            json!({"continues_epoch": continues.map(|of| of.epoch), "continues_seq": continues.map(|of| of.seq)}),
+        ),
         Op::BaseEnd { begin_seq } => ("base_end", json!({"begin_seq": begin_seq})),
         Op::Mark { name } => ("mark", json!({"name": name})),
-        Op::Barrier => ("barrier", json!({})),
+        Op::Barrier { up_to } => ("barrier", json!({"up_to_seq": up_to})),
         Op::Hole {
             last_seq,
             inode,

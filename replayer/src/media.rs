@@ -201,33 +201,42 @@ impl Point<'_> {
         projection: Projection,
         mut take: impl FnMut(journal::RowRef, &Record) -> Result<()>,
     ) -> Result<()> {
-        let ResolvedPoint {
-            base_seq,
-            seq,
-            first_segment,
-            last_segment,
-            ..
-        } = self.resolved;
-        let segments = self.journal.segments_between(first_segment, last_segment)?;
-        let total = segments.iter().map(|segment| segment.manifest.bytes).sum();
+        let spans = self
+            .resolved
+            .spans()
+            .into_iter()
+            .map(|span| {
+                let segments = self
+                    .journal
+                    .segments_between(span.first_segment, span.last_segment)?;
+                Ok((span, segments))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let total = spans
+            .iter()
+            .flat_map(|(_, segments)| segments)
+            .map(|segment| segment.manifest.bytes)
+            .sum();
         let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
         // The segment after the last one was looked at to find the moment: it must be what was sealed, too.
         if let Some(after) = self
             .journal
             .segments()
-            .find(|segment| segment.manifest.index > last_segment)
+            .find(|segment| segment.manifest.index > self.resolved.last_segment)
         {
             after.check_hash()?;
         }
-        for segment in segments {
-            segment.check_hash()?;
-            for item in segment.records(projection)? {
-                let (row, record) = item?;
-                if record.seq >= base_seq && record.seq <= seq {
-                    take(row, &record)?;
+        for (span, segments) in spans {
+            for segment in segments {
+                segment.check_hash()?;
+                for item in segment.records(projection)? {
+                    let (row, record) = item?;
+                    if record.seq >= span.base_seq && record.seq <= span.seq {
+                        take(row, &record)?;
+                    }
                 }
+                progress.add(segment.manifest.bytes);
             }
-            progress.add(segment.manifest.bytes);
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The fold: records in order to state. Pure: no input, no output, no clock.
 //!
 //! State is what the tree is at a moment: inodes, the names that lead to them, and for every byte of content the record that
-//! wrote it last. Memory: some 300 bytes an inode and 60 an extent that survives; nothing for what was overwritten.
+//! wrote it last. Memory: some 300 bytes an inode, 60 and its length for a name, 60 an extent that survives; nothing for what was
+//! overwritten. Without content, the extents are left out, and what is needed follows the number of inodes and names alone.
 
 mod extents;
 #[cfg(test)]
@@ -46,12 +47,22 @@ pub struct Inode {
 pub struct State {
     inodes: HashMap<InodeKey, Inode>,
     root: Option<InodeKey>,
+    /// Nobody asks who wrote which byte.
+    without_content: bool,
 }
 
 impl State {
     /// Nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing, of which only sizes, attributes and names will be known.
+    pub fn without_content() -> Self {
+        Self {
+            without_content: true,
+            ..Self::default()
+        }
     }
 
     /// The root directory, once a base has begun.
@@ -69,18 +80,25 @@ impl State {
         self.inodes.iter()
     }
 
+    /// Takes an inode out.
+    pub fn take(&mut self, key: InodeKey) -> Option<Inode> {
+        self.inodes.remove(&key)
+    }
+
     /// Applies the next record. `row` says where its data is to be found.
     pub fn apply(&mut self, row: RowRef, record: &Record) {
         let key = record.inode;
         match &record.op {
-            Op::BaseBegin => {
-                self.inodes.clear();
+            Op::BaseBegin { continues } => {
+                if continues.is_none() {
+                    self.inodes.clear();
+                }
                 self.root = Some(key);
                 return;
             }
             Op::BaseEnd { .. }
             | Op::Mark { .. }
-            | Op::Barrier
+            | Op::Barrier { .. }
             | Op::Hole { .. }
             | Op::HoleClosed { .. }
             | Op::SnapshotEnd { .. } => return,
@@ -181,7 +199,9 @@ impl State {
                 ..
             } => inode.xattrs.clear(),
             Op::Write { offset, length, .. } => {
-                inode.extents.write(*offset, *length, row);
+                if !self.without_content {
+                    inode.extents.write(*offset, *length, row);
+                }
                 inode.size = inode.size.max(offset.saturating_add(*length));
             }
             Op::SetXattr { name, value } => {

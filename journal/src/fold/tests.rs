@@ -277,7 +277,7 @@ fn dir(sec: i64) -> DirTimes {
 #[test]
 fn names_are_absolute() {
     let ops = [
-        record(1, 1, Op::BaseBegin),
+        record(1, 1, Op::BaseBegin { continues: None }),
         record(
             2,
             10,

@@ -116,7 +116,7 @@ fn chain(store: &MemoryStore, time_ns: i64, seqs: std::ops::RangeInclusive<u64>)
     let mut writer = Writer::open(Arc::new(store.clone()), volume()).unwrap();
     for seq in seqs {
         let op = match seq {
-            1 => Op::BaseBegin,
+            1 => Op::BaseBegin { continues: None },
             2 => Op::BaseEnd { begin_seq: 1 },
             4 => Op::Mark {
                 name: "same".to_owned(),

@@ -147,7 +147,7 @@ impl Session {
             let before = handle.all_served();
             // What was missed until now must be read again before, not at the next look.
             self.check_misses()?;
-            let (seq, _) = self.put_down(Op::Barrier)?;
+            let (seq, _) = self.put_down(Op::Barrier { up_to: None })?;
             if !handle.settle(seq, end.saturating_duration_since(Instant::now()))? {
                 tracing::warn!("{}: repairs are still under way", self.path.display());
                 break;
@@ -187,7 +187,7 @@ impl Session {
         if wait {
             self.settle_holes()?;
         }
-        let (seq, _) = self.put_down(Op::Barrier)?;
+        let (seq, _) = self.put_down(Op::Barrier { up_to: None })?;
         if wait {
             self.sink.handle.flush_or_say(seq, FLUSH_TIMEOUT)?;
         } else {
@@ -261,7 +261,7 @@ impl Session {
             .handle
             .check()
             .and_then(|()| self.settle_holes())
-            .and_then(|()| self.put_down(Op::Barrier))
+            .and_then(|()| self.put_down(Op::Barrier { up_to: None }))
             .map(drop);
         // Own records on their way pass before; none comes after.
         *self.is_ending.write().unwrap_or_else(PoisonError::into_inner) = true;

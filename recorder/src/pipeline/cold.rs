@@ -428,7 +428,7 @@ impl Cold {
     fn record(&mut self, record: Record) -> Result<()> {
         self.windows.see(&record);
         match &record.op {
-            Op::BaseBegin => self.has_base = false,
+            Op::BaseBegin { .. } => self.has_base = false,
             Op::BaseEnd { .. } => self.has_base = true,
             Op::Hole { .. } => {
                 lock(&self.shared.holes).insert(record.seq);

@@ -19,7 +19,7 @@ use crate::doubt::{Doubt, Request};
 
 const FILES: [&str; 2] = ["ledger-0", "ledger-1"];
 /// Begins a ledger; another version of what follows has another one.
-const MAGIC: &[u8; 8] = b"TWLEDGR1";
+const MAGIC: &[u8; 8] = b"TWLEDGR2";
 const HASH_BYTES: usize = blake3::OUT_LEN;
 
 /// What was known when everything up to a number was sealed.

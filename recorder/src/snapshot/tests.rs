@@ -114,7 +114,7 @@ fn a_tree_becomes_records() {
         return;
     };
 
-    assert_eq!(records.first().unwrap().op, Op::BaseBegin);
+    assert_eq!(records.first().unwrap().op, Op::BaseBegin { continues: None });
     assert!(matches!(records.last().unwrap().op, Op::BaseEnd { begin_seq: 0 }));
     let ino = fs::metadata(path.join("a/file")).unwrap().ino();
     let file = of_inode(&records, ino);

@@ -102,7 +102,7 @@ pub(crate) fn base() -> Vec<Record> {
         scope: SnapshotScope::Whole,
     };
     vec![
-        record(1, key(1), none(), Op::BaseBegin),
+        record(1, key(1), none(), Op::BaseBegin { continues: None }),
         record(2, key(1), attributes(DIR), whole),
         record(3, key(1), none(), Op::SnapshotEnd { begin_seq: 2 }),
         record(4, InodeKey::default(), none(), Op::BaseEnd { begin_seq: 1 }),

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, Time};
+use journal::record::{Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, Time};
 
 use tests::random::Random;
 
@@ -67,7 +67,13 @@ impl Live {
         self.records.clear();
         let begin_seq = self.seq();
         let root = self.root_key();
-        self.tell_as(begin_seq, root, Attributes::default(), true, Op::BaseBegin);
+        self.tell_as(
+            begin_seq,
+            root,
+            Attributes::default(),
+            true,
+            Op::BaseBegin { continues: None },
+        );
         let mut inodes: Vec<u64> = self.paths().iter().map(|path| meta(path).ino()).collect();
         inodes.sort_unstable();
         inodes.dedup();
@@ -87,6 +93,28 @@ impl Live {
             name: name.to_owned(),
         };
         self.tell_as(seq, InodeKey::default(), Attributes::default(), false, op);
+    }
+
+    /// The recording breaks off and goes on in a new epoch, which finds nothing that differs but what it happens to look at.
+    pub(crate) fn epoch(&mut self) {
+        let begin_seq = self.seq();
+        let root = self.root_key();
+        // Which epoch ended where is for whoever writes the journal to say.
+        let continues = Some(Continued { epoch: 0, seq: 0 });
+        self.tell_as(
+            begin_seq,
+            root,
+            Attributes::default(),
+            true,
+            Op::BaseBegin { continues },
+        );
+        for _ in 0..self.random.below(4) {
+            let paths = self.paths();
+            let path = self.pick(&paths);
+            self.snapshot(&path);
+        }
+        let seq = self.seq();
+        self.tell_as(seq, root, Attributes::default(), true, Op::BaseEnd { begin_seq });
     }
 
     /// One random operation.

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use journal::record::Record;
-use journal::store::DirStore;
+use journal::record::{Continued, Op, Record};
+use journal::store::{DirStore, Store};
 use journal::{Label, VolumeInfo, Writer};
 use tests::oracle::{Options, compare, digest};
 use tests::random::Random;
@@ -26,6 +26,8 @@ const SEEDS: std::ops::Range<u64> = 1..5;
 const OPERATIONS: u32 = 400;
 /// A mark each so many operations.
 const MARK_EVERY: u32 = 80;
+/// A new epoch each so many operations.
+const EPOCH_EVERY: u32 = 130;
 
 #[test]
 fn restored_tree_is_the_live_tree() {
@@ -56,6 +58,9 @@ fn round(seed: u64) {
             let name = format!("m{number}");
             live.mark(&name);
             digests.push((format!("mark:{name}"), digest_of(&tree)));
+        }
+        if number % EPOCH_EVERY == 0 {
+            live.epoch();
         }
     }
     digests.push(("latest".to_owned(), digest_of(&tree)));
@@ -90,7 +95,7 @@ fn digest_of(tree: &Path) -> Vec<u8> {
 
 /// Writes what was told in the order of its sequence numbers, cut into segments anywhere.
 fn write_journal(medium: &Path, live: &mut Live) {
-    let store = Arc::new(DirStore::open(medium).unwrap());
+    let store: Arc<dyn Store> = Arc::new(DirStore::open(medium).unwrap());
     Label::ensure(&*store, b"no replayer", 0).unwrap();
     let volume = VolumeInfo {
         uuid: "00000000-0000-4000-8000-000000000001".to_owned(),
@@ -102,11 +107,24 @@ fn write_journal(medium: &Path, live: &mut Live) {
         hostname: "model".to_owned(),
         ..VolumeInfo::default()
     };
-    let mut writer = Writer::open(store, volume).unwrap();
+    let mut writer = Writer::open(Arc::clone(&store), volume.clone()).unwrap();
     let mut records: Vec<Record> = std::mem::take(&mut live.records);
     records.sort_by_key(|record| record.seq);
-    for record in &records {
+    let mut last_seq = 0;
+    for record in &mut records {
+        if let Op::BaseBegin {
+            continues: Some(continued),
+        } = &mut record.op
+        {
+            writer.seal().unwrap();
+            *continued = Continued {
+                epoch: writer.epoch(),
+                seq: last_seq,
+            };
+            writer = Writer::open(Arc::clone(&store), volume.clone()).unwrap();
+        }
         writer.push(record).unwrap();
+        last_seq = record.last_seq;
         if live.random.below(100) == 0 {
             writer.seal().unwrap();
         }

@@ -30,7 +30,7 @@ fn a_medium_that_is_full_is_waited_for_and_nothing_is_lost() {
     rig.flush();
     rig.medium.fail(ErrorKind::StorageFull);
     let written: Vec<u64> = (0..50).map(|_| rig.captured(10, 1000)).collect();
-    let barrier = rig.own(Op::Barrier);
+    let barrier = rig.own(Op::Barrier { up_to: None });
     let start = Instant::now();
     let error = rig.handle.flush_or_say(barrier, TOO_LONG).unwrap_err();
     assert_eq!(code_of(&error), MEDIUM_FULL, "{error:#}");
@@ -58,7 +58,7 @@ fn whatever_operation_of_the_medium_fails_the_journal_goes_on_without_a_gap() {
             journal::store::memory::Failure::Error(ErrorKind::BrokenPipe),
         );
         rig.captured(10, 1000);
-        let barrier = rig.own(Op::Barrier);
+        let barrier = rig.own(Op::Barrier { up_to: None });
         rig.handle.flush_soon(barrier);
         std::thread::sleep(Duration::from_millis(60));
         rig.medium.memory.repair();

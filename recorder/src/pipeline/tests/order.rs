@@ -198,7 +198,7 @@ fn a_thousand_losses_of_two_inodes_are_not_a_thousand_snapshots() {
             ..LostSlot::default()
         });
     }
-    let barrier = rig.own(Op::Barrier);
+    let barrier = rig.own(Op::Barrier { up_to: None });
     let mut snapshots = 0;
     let mut last_closed = 0;
     while !rig.handle.settle(barrier, Duration::from_millis(200)).unwrap() {
@@ -235,7 +235,7 @@ fn a_thousand_losses_of_two_inodes_are_not_a_thousand_snapshots() {
 fn a_flush_waits_for_a_number_that_is_owed_and_a_settle_for_what_was_asked() {
     let rig = Rig::new();
     let held = rig.handle.take_seq();
-    let barrier = rig.own(Op::Barrier);
+    let barrier = rig.own(Op::Barrier { up_to: None });
     let short = Duration::from_millis(600);
     let error = rig.handle.flush_or_say(barrier, short).unwrap_err();
     assert!(error.to_string().contains("slow"), "{error}");

@@ -19,7 +19,7 @@ fn with_base() -> Rig {
 
 fn with_base_and(limits: Limits) -> Rig {
     let rig = Rig::with(limits);
-    let begin_seq = rig.own(Op::BaseBegin);
+    let begin_seq = rig.own(Op::BaseBegin { continues: None });
     rig.own(Op::BaseEnd { begin_seq });
     rig.flush();
     rig
@@ -70,7 +70,7 @@ fn whatever_operation_of_the_medium_the_kill_comes_in_the_journal_goes_on() {
         for _ in 0..20 {
             rig.captured(10, 1000);
         }
-        let seq = rig.own(Op::Barrier);
+        let seq = rig.own(Op::Barrier { up_to: None });
         rig.handle.flush_soon(seq);
         rig.until("the medium fails, or has sealed", |rig| {
             let status = rig.handle.status();
@@ -92,7 +92,7 @@ fn killed_again_and_again() {
     for round in 0..12 {
         for _ in 0..=round * 7 {
             rig.captured(10, 5000);
-            rig.own(Op::Barrier);
+            rig.own(Op::Barrier { up_to: None });
         }
         if round % 3 == 0 {
             rig.flush();
@@ -180,7 +180,7 @@ fn snapshots_and_requests_that_were_under_way_are_asked_for_again() {
     assert_eq!(asked, [everything, whole(20), whole(21)]);
     assert_eq!(rig.handle.status().holes_open, 1);
     assert!(rig.requests.try_recv().is_err());
-    let mark = rig.own(Op::Barrier);
+    let mark = rig.own(Op::Barrier { up_to: None });
     let settled = rig.handle.settle(mark, Duration::from_millis(500));
     assert!(!settled.unwrap(), "a mark waits for them");
     assert_eq!(finish(rig), [(hole, hole)]);
@@ -193,7 +193,7 @@ fn without_a_base_or_with_another_medium_nothing_is_gone_on_with() {
         Err(why) => format!("{why:#}"),
     };
     let rig = Rig::new();
-    rig.own(Op::BaseBegin);
+    rig.own(Op::BaseBegin { continues: None });
     rig.flush();
     assert!(why(&rig.kill()).contains("base"));
 
@@ -213,7 +213,7 @@ fn without_a_base_or_with_another_medium_nothing_is_gone_on_with() {
 fn events_that_are_in_spool_and_ring_are_taken_once() {
     let rig = with_base();
     let seqs: Vec<u64> = (0..5).map(|_| rig.captured(10, 100)).collect();
-    let barrier = rig.own(Op::Barrier);
+    let barrier = rig.own(Op::Barrier { up_to: None });
     rig.handle.flush_or_say(barrier, TOO_LONG).unwrap();
     // As if the kill had come before the batch was let go.
     for seq in seqs {
@@ -260,7 +260,7 @@ fn killed_at_random_moments_only_what_the_kernel_lost_is_a_hole() {
                         lost.push((seq, seq));
                     }
                     2 => _ = rig.handle.take_seq(),
-                    3 | 4 => _ = rig.own(Op::Barrier),
+                    3 | 4 => _ = rig.own(Op::Barrier { up_to: None }),
                     5 if !late.is_empty() => {
                         let seq = late.swap_remove(0);
                         rig.arrive(super::rig::write_event(seq, 10, 100));

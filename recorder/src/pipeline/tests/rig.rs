@@ -377,7 +377,7 @@ impl Rig {
     }
 
     pub(super) fn flush(&self) {
-        let seq = self.own(Op::Barrier);
+        let seq = self.own(Op::Barrier { up_to: None });
         self.handle.flush_or_say(seq, TOO_LONG).unwrap();
     }
 

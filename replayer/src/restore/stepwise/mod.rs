@@ -109,10 +109,12 @@ impl Steps {
     fn step(&mut self, record: &Record) -> Result<()> {
         let (key, stated) = (record.inode, &record.attributes);
         match &record.op {
-            Op::BaseBegin => return self.base(key),
+            Op::BaseBegin { continues: None } => return self.base(key),
+            // The epoch that it goes on from was applied before.
+            Op::BaseBegin { continues: Some(_) } => return Ok(()),
             Op::BaseEnd { .. }
             | Op::Mark { .. }
-            | Op::Barrier
+            | Op::Barrier { .. }
             | Op::Hole { .. }
             | Op::HoleClosed { .. }
             | Op::SnapshotEnd { .. } => return Ok(()),
