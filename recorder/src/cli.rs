@@ -88,6 +88,9 @@ pub(crate) struct AttachArgs {
     /// Largest spool of one volume, in MiB
     #[arg(long, default_value_t = config::SPOOL_MIB_DEFAULT, value_parser = clap::value_parser!(u32).range(i64::from(config::SPOOL_MIB_MIN)..))]
     pub(crate) spool_mib: u32,
+    /// Time between two barriers, in seconds: each syncs the volume, and after a power cut what was written since the last one is read again
+    #[arg(long, default_value_t = config::BARRIER_S_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) barrier_s: u32,
     /// The replayer binary to put on the medium; without it, the one beside this executable
     #[arg(long)]
     pub(crate) replayer: Option<PathBuf>,

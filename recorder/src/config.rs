@@ -3,6 +3,7 @@
 //! Owns the file's shape and the checks that need no file system; whether the paths are fit is the daemon's to find out.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
@@ -18,6 +19,8 @@ pub(crate) const RING_MIB_DEFAULT: u32 = 64;
 pub(crate) const SPOOL_MIB_DEFAULT: u32 = 1024;
 /// Smallest bound of a spool in MiB.
 pub(crate) const SPOOL_MIB_MIN: u32 = 256;
+/// Default time between two barriers in seconds: after a power cut the content of what was written since the last one is read again.
+pub(crate) const BARRIER_S_DEFAULT: u32 = 60;
 /// Largest ring in MiB: the kernel locks its memory.
 const RING_MIB_MAX: u32 = 1024;
 /// Largest configuration file in bytes.
@@ -36,6 +39,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) ring_bytes: u32,
     /// Bound of the spool in bytes.
     pub(crate) spool_bytes_max: u64,
+    /// Time between two barriers.
+    pub(crate) barrier: Duration,
     /// Replayer to put on the medium.
     pub(crate) replayer: Option<PathBuf>,
 }
@@ -55,6 +60,7 @@ struct FileVolume {
     spool: Option<PathBuf>,
     ring_mib: Option<u32>,
     spool_mib: Option<u32>,
+    barrier_s: Option<u32>,
     replayer: Option<PathBuf>,
 }
 
@@ -66,6 +72,7 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
         spool,
         ring_mib,
         spool_mib,
+        barrier_s,
         replayer,
     } = arguments;
     let volumes = paths
@@ -76,6 +83,7 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
             spool: spool.clone(),
             ring_bytes: ring_mib << 20,
             spool_bytes_max: u64::from(*spool_mib) << 20,
+            barrier: Duration::from_secs(u64::from(*barrier_s)),
             replayer: replayer.clone(),
         })
         .collect();
@@ -111,6 +119,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  spool,
                  ring_mib,
                  spool_mib,
+                 barrier_s,
                  replayer,
              }| {
                 for named in [&path, &medium] {
@@ -125,12 +134,17 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                         "spool_mib is {spool_mib}, at least {SPOOL_MIB_MIN} are needed"
                     ));
                 }
+                let barrier_s = barrier_s.unwrap_or(BARRIER_S_DEFAULT);
+                if barrier_s == 0 {
+                    return Err("barrier_s is 0, at least 1 is needed".to_owned());
+                }
                 Ok(VolumeConfig {
                     path,
                     medium,
                     spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
                     ring_bytes: ring_mib << 20,
                     spool_bytes_max: u64::from(spool_mib) << 20,
+                    barrier: Duration::from_secs(u64::from(barrier_s)),
                     replayer,
                 })
             },
@@ -198,6 +212,10 @@ mod tests {
             (
                 "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nspool_mib = 255\n",
                 "256",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nbarrier_s = 0\n",
+                "barrier_s",
             ),
             ("[[volume]]\npath = \"/a\"\n", "medium"),
         ] {

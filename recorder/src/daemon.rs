@@ -3,6 +3,7 @@
 //! Owns the life of the process. What happens on one volume is `volume.rs`; what must be true before anything is touched is
 //! `checks.rs`.
 
+mod barriers;
 mod checks;
 mod event;
 mod medium;

@@ -250,6 +250,11 @@ impl Doubt {
         }
     }
 
+    /// The oldest fallocate or clone that has not ended.
+    pub(crate) fn oldest_under_way(&self) -> Option<u64> {
+        self.ranges.keys().min().copied()
+    }
+
     fn is_under_way(&self, inode: InodeKey) -> bool {
         self.direct.get(&inode).is_some_and(|writes| !writes.is_empty())
             || self.ranges.values().any(|busy| busy.inode == inode)

@@ -22,6 +22,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) epoch: u64,
     /// Newest sequence number taken.
     pub(crate) captured_seq: u64,
+    /// Everything up to here is on the volume's own disk, as the newest barrier says; 0 before the first.
+    pub(crate) barrier_seq: u64,
     /// Everything up to here is in the spool, synced.
     pub(crate) spooled_seq: u64,
     /// Everything up to here is on the medium, synced.

@@ -70,7 +70,7 @@ impl Misses {
 
 impl Session {
     /// Journals a record of the volume as a whole. From when the end begins nothing is taken any more: it would not get there.
-    fn journal(&self, op: Op) -> Result<(u64, i64)> {
+    pub(super) fn journal(&self, op: Op) -> Result<(u64, i64)> {
         let is_ending = self.is_ending.read().unwrap_or_else(PoisonError::into_inner);
         ensure!(!*is_ending, "{} is being detached", self.path.display());
         let seq = self.sink.take_seq();
@@ -253,7 +253,7 @@ impl Session {
         let Parts {
             capture,
             pipeline,
-            worker,
+            workers,
             _lock,
         } = parts;
         let synced = self
@@ -266,8 +266,11 @@ impl Session {
         // Own records on their way pass before; none comes after.
         *self.is_ending.write().unwrap_or_else(PoisonError::into_inner) = true;
         self.sink.stop.store(true, Ordering::Relaxed);
-        if worker.is_some_and(|worker| worker.join().is_err()) {
-            tracing::error!("the snapshot thread of {} panicked", self.path.display());
+        for worker in workers {
+            let name = worker.thread().name().unwrap_or_default().to_owned();
+            if worker.join().is_err() {
+                tracing::error!("the thread {name} of {} panicked", self.path.display());
+            }
         }
         let detached = capture.detach().context("take the programs out of the kernel");
         let stopped = pipeline.stop().context("bring the rest onto the medium");

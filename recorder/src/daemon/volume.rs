@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -30,7 +30,7 @@ use crate::snapshot::handle::Root;
 use crate::status::VolumeStatus;
 
 /// How often a waiting thread looks whether it is to end.
-const STOP_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const STOP_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) const STATE_BASE: u8 = 0;
 pub(super) const STATE_RECORDING: u8 = 1;
 const STATE_FAILED: u8 = 2;
@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(super) sink: PipelineSink,
     pub(super) state: AtomicU8,
     parts: Mutex<Option<Parts>>,
+    /// Everything up to here is on the volume's own disk, as the newest barrier says.
+    pub(super) barrier_seq: AtomicU64,
     /// Misses that were journaled.
     pub(super) misses_seen: Mutex<Misses>,
     /// Nothing more is put down. Held for reading while a record is on its way.
@@ -57,7 +59,7 @@ pub(crate) struct Session {
 pub(super) struct Parts {
     pub(super) capture: Capture,
     pub(super) pipeline: Pipeline,
-    pub(super) worker: Option<JoinHandle<()>>,
+    pub(super) workers: Vec<JoinHandle<()>>,
     pub(super) _lock: File,
 }
 
@@ -98,11 +100,13 @@ impl Session {
                     sink,
                     state: AtomicU8::new(STATE_BASE),
                     parts: Mutex::new(None),
+                    barrier_seq: AtomicU64::new(0),
                     misses_seen: Mutex::new(misses),
                     is_ending: RwLock::new(false),
                     detached: Mutex::new(None),
                 });
                 session.go_on(capture, pipeline, lock, events, resumed_seq)?;
+                session.start_barriers(config.barrier)?;
                 Ok(session)
             }
             // What an earlier recorder left stays for the next try.
@@ -201,9 +205,21 @@ impl Session {
         *self.parts() = Some(Parts {
             capture,
             pipeline,
-            worker: Some(worker),
+            workers: vec![worker],
             _lock: lock,
         });
+        Ok(())
+    }
+
+    fn start_barriers(self: &Arc<Self>, interval: Duration) -> Result<()> {
+        let session = Arc::clone(self);
+        let barriers = std::thread::Builder::new()
+            .name("barriers".to_owned())
+            .spawn(move || session.barriers(interval))
+            .context("start the thread that sets barriers")?;
+        if let Some(parts) = &mut *self.parts() {
+            parts.workers.push(barriers);
+        }
         Ok(())
     }
 
@@ -287,6 +303,7 @@ impl Session {
             },
             epoch: self.sink.handle.epoch(),
             captured_seq: status.captured_seq,
+            barrier_seq: self.barrier_seq.load(Ordering::Relaxed),
             spooled_seq: status.spooled_seq,
             durable_seq: status.durable_seq,
             ring_fill_bytes: status.ring_fill_bytes,

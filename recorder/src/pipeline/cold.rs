@@ -118,6 +118,8 @@ impl Cold {
             self.shared
                 .repairs_owed
                 .store(self.requests.owed(), Ordering::SeqCst);
+            let under_way = self.doubt.oldest_under_way().unwrap_or(u64::MAX);
+            self.shared.under_way_seq.store(under_way, Ordering::SeqCst);
             // After the requests are counted: who sees this number sees them too.
             self.shared
                 .passed_seq

@@ -210,6 +210,11 @@ impl Handle {
         (served >= sent && owed == 0).then_some(sent)
     }
 
+    /// Whether an operation that took its number up to `seq`, before it acts, had not ended when that number was last looked at.
+    pub(crate) fn is_under_way(&self, seq: u64) -> bool {
+        self.shared.under_way_seq.load(Ordering::SeqCst) <= seq
+    }
+
     /// To be called when the records that answer a request are submitted.
     pub(crate) fn served(&self) {
         self.shared.requests_served.fetch_add(1, Ordering::SeqCst);

@@ -227,6 +227,7 @@ fn new_shared(
         taken: Mutex::new(taken),
         epoch,
         passed_seq: AtomicU64::new(sealed_seq),
+        under_way_seq: AtomicU64::new(u64::MAX),
         requests_sent: AtomicU64::new(0),
         requests_served: AtomicU64::new(0),
         repairs_owed: AtomicU64::new(0),

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) epoch: u64,
     /// Everything up to here was looked at, and what that asked for is sent.
     pub(super) passed_seq: AtomicU64,
+    /// The oldest operation that took its number before it acts, and has not ended there; the largest number where there is none.
+    pub(super) under_way_seq: AtomicU64,
     /// Requests sent, and answered.
     pub(super) requests_sent: AtomicU64,
     pub(super) requests_served: AtomicU64,
