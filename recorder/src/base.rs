@@ -5,6 +5,9 @@
 //! that was captured since the base began, or lies in a directory that did. The pipeline asks for each such inode when it decodes the
 //! operation, and a directory asked for is walked. So the walk is followed by rounds (everything captured so far decoded, its
 //! requests served) until a round meets nothing new.
+//!
+//! Where a journal is gone on with, the walk is the same, but an inode that is as the journal says is not stated again; and what the journal
+//! knows and the walk never met is looked for by its handle.
 
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
@@ -15,8 +18,10 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::record::{InodeKey, Op, SnapshotScope};
 
+use crate::reconcile::{Found, Known, KnownChild};
 use crate::snapshot::handle::{FileHandle, Root};
-use crate::snapshot::{Counts, Sink, Snapshotter, own_record};
+use crate::snapshot::look::{is_no_more, look};
+use crate::snapshot::{Child, Counts, Sink, Snapshotter, own_record};
 use crate::status::bytes as human;
 
 /// Time between two lines of progress where no terminal is.
@@ -78,6 +83,8 @@ pub(crate) struct Scan<'a> {
     counts: &'a Counts,
     visited: Visited,
     progress: Option<Progress>,
+    /// What the journal says already.
+    known: Option<Known>,
 }
 
 impl<'a> Scan<'a> {
@@ -94,19 +101,31 @@ impl<'a> Scan<'a> {
             counts,
             visited: Visited::default(),
             progress,
+            known: None,
         }
+    }
+
+    /// The same, going on from what the journal says already.
+    pub(crate) fn going_on(self, known: Option<Known>) -> Self {
+        Self { known, ..self }
+    }
+
+    /// What was found different from the journal so far, where one is gone on with.
+    pub(crate) fn found(&self) -> Option<Found> {
+        self.known.as_ref().map(|known| known.found)
     }
 
     /// The whole base, from BaseBegin to BaseEnd. Returns the sequence number of its end, the first moment that can be restored.
     pub(crate) fn base(&mut self, root_key: InodeKey, demand: &mut dyn Demand) -> Result<u64> {
         self.sink.reserve()?;
         let begin_seq = self.sink.take_seq();
+        let continues = self.known.as_ref().map(Known::continued);
         self.sink
             .submit(vec![own_record(
                 begin_seq,
                 root_key,
                 true,
-                Op::BaseBegin { continues: None },
+                Op::BaseBegin { continues },
             )])
             .context("begin the base")?;
         self.walk(root_key, demand)?;
@@ -122,6 +141,7 @@ impl<'a> Scan<'a> {
                 break;
             }
         }
+        self.unmet(demand)?;
         self.sink.reserve()?;
         let end_seq = self.sink.take_seq();
         self.sink
@@ -157,6 +177,26 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
+    /// What the journal knows and the walk did not meet: it is no more, or has no name, or gets one again, which is captured.
+    fn unmet(&mut self, demand: &mut dyn Demand) -> Result<()> {
+        let unmet = self.known.as_ref().map(Known::unmet).unwrap_or_default();
+        for key in unmet {
+            self.sink.reserve()?;
+            let seq = self.sink.take_seq();
+            // A number is never given twice to an inode: one that is gone stays gone.
+            let is_gone = is_no_more(self.root, key);
+            let op = if is_gone { Op::Evict } else { Op::SetAttr };
+            self.sink
+                .submit(vec![own_record(seq, key, true, op)])
+                .context("tell what is gone")?;
+            match &mut self.known {
+                Some(known) if is_gone => known.is_gone(key),
+                _ => self.walk(key, demand)?,
+            }
+        }
+        Ok(())
+    }
+
     fn one(
         &mut self,
         key: InodeKey,
@@ -169,20 +209,38 @@ impl<'a> Scan<'a> {
             counts,
             visited,
             progress,
+            known,
         } = self;
         let snapshotter = Snapshotter::new(root, *sink, counts);
-        snapshotter.by_handle(key, handle, SnapshotScope::Whole, &mut |child| {
+        let mut is_as_known = |key: InodeKey, handle: &FileHandle| {
+            known
+                .as_mut()
+                .and_then(|known| known.meet(key, || look(root, handle)))
+        };
+        let as_known = is_as_known(key, handle);
+        let mut met = |child: Child| {
             if !child.is_leaf {
                 waiting.push((child.key, child.handle));
-            } else if visited.insert(child.key.ino) {
+            } else if visited.insert(child.key.ino) && is_as_known(child.key, &child.handle).is_none() {
                 snapshotter.by_handle(child.key, &child.handle, SnapshotScope::Whole, &mut |_| Ok(()))?;
             }
             if let Some(progress) = progress {
                 progress.tick(counts);
             }
             Ok(())
-        })?;
-        Ok(())
+        };
+        match as_known {
+            Some(children) => children
+                .into_iter()
+                .filter_map(|KnownChild { key, is_leaf }| {
+                    let handle = root.handle(key)?;
+                    Some(Child { key, handle, is_leaf })
+                })
+                .try_for_each(met),
+            None => snapshotter
+                .by_handle(key, handle, SnapshotScope::Whole, &mut met)
+                .map(drop),
+        }
     }
 
     /// Serves what waits; whether an inode was met that was not met before.
@@ -227,11 +285,14 @@ impl<'a> Scan<'a> {
             }
             Wanted::Everything { closes } => {
                 let everything = std::mem::take(&mut self.visited);
+                // What is lost may be of any inode, whatever it looks like.
+                let known = self.known.take();
                 let result = self.walk(self.root.top().key().unwrap_or_default(), &mut Nothing);
                 // Met before or now: a round of the base must not see them as new.
                 for (cluster, bits) in everything.clusters {
                     *self.visited.clusters.entry(cluster).or_default() |= bits;
                 }
+                self.known = known;
                 result?;
                 self.close(closes)?;
                 Ok(false)

@@ -11,6 +11,7 @@ mod moments;
 mod mounted;
 mod resume;
 mod sink;
+mod start;
 mod volume;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
 use event::Event;
 pub(crate) use resume::take_out;
+pub(crate) use start::Base;
 use volume::Session;
 
 /// Time between two looks at the pipelines.

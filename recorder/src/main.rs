@@ -15,6 +15,7 @@ mod doubt;
 mod merge;
 mod order;
 mod pipeline;
+mod reconcile;
 mod snapshot;
 mod spool;
 mod status;

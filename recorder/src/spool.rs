@@ -32,6 +32,8 @@ pub(crate) enum FrameKind {
     Event,
     /// A record of the recorder's own.
     Own,
+    /// Events up to the number in it may have found no room. Only whoever comes after a break needs it: the others see the hole.
+    Lost,
 }
 
 impl FrameKind {
@@ -39,6 +41,7 @@ impl FrameKind {
         match self {
             Self::Event => 1,
             Self::Own => 2,
+            Self::Lost => 3,
         }
     }
 
@@ -46,6 +49,7 @@ impl FrameKind {
         match code {
             1 => Some(Self::Event),
             2 => Some(Self::Own),
+            3 => Some(Self::Lost),
             _ => None,
         }
     }
@@ -250,6 +254,14 @@ impl Spool {
         Ok(self.position())
     }
 
+    /// The directory, to be synced when a file was added.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn directory(&self) -> Result<File> {
+        File::open(&self.dir).with_context(|| format!("open spool {}", self.dir.display()))
+    }
+
     /// The file that is being written, to be synced without holding the spool.
     ///
     /// # Errors
@@ -293,7 +305,7 @@ impl Spool {
 }
 
 /// Index and length of the files that are there, oldest first.
-fn left_files(dir: &Path) -> Result<Vec<(u64, u64)>> {
+pub(crate) fn left_files(dir: &Path) -> Result<Vec<(u64, u64)>> {
     let context = || format!("read spool {}", dir.display());
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).with_context(context)? {

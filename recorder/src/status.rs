@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::exit::FAILED;
+use crate::daemon::Base;
 
 /// One volume in `recorder status --json`.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,6 +47,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) misses: u64,
     /// Segments sealed in this run.
     pub(crate) segments: u64,
+    /// How its base was taken.
+    pub(crate) base: Base,
     /// Directory of the medium.
     pub(crate) medium: String,
     /// Why recording stopped, or what could not be read.
@@ -80,6 +83,21 @@ pub(crate) fn as_text(answer: &Value) -> String {
             number("holes_open"),
             number("misses"),
         );
+        let base = &volume["base"];
+        if let Some(why) = base["whole_because"].as_str() {
+            let _infallible = writeln!(text, "  base     whole: {why}");
+        } else if base["continues"].is_object() {
+            let _infallible = writeln!(
+                text,
+                "  base     from epoch {} seq {}: {} inodes looked at, {} differed, {} in doubt, {} gone",
+                base["continues"]["epoch"],
+                base["continues"]["seq"],
+                base["looked_at"],
+                base["differed"],
+                base["in_doubt"],
+                base["gone"]
+            );
+        }
         if let Some(error) = volume["error"].as_str() {
             let _infallible = writeln!(text, "  error    {error}");
         }

@@ -76,7 +76,7 @@ impl State {
     }
 
     /// All inodes, in no order; those without a name too.
-    pub fn inodes(&self) -> impl Iterator<Item = (&InodeKey, &Inode)> {
+    pub fn inodes(&self) -> impl ExactSizeIterator<Item = (&InodeKey, &Inode)> {
         self.inodes.iter()
     }
 

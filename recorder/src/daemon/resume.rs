@@ -1,6 +1,6 @@
 //! Whether a recorder that died has left something to go on with.
 //!
-//! Owns the reasons why not, and that they are said. Then its programs are removed, and a new epoch begins with a new base.
+//! Owns the reasons why not, and that they are said. Then its programs are removed, and a new epoch begins.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(super) fn find(volume: &Volume, place: &Place, root: &Root) -> Result<Option
         Err(why) => {
             eprintln!(
                 "{named}: an earlier recorder ended without detaching, and this one cannot go on from there: {why:#}; its programs are \
-                 removed, and a new epoch begins with a new base: between the two nothing is journaled"
+                 removed, and a new epoch begins: between the two nothing is journaled"
             );
             capture::remove_stale_pins(&volume.uuid)?;
             Ok(None)

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use journal::VolumeInfo;
+use journal::store::Store;
 use tokio::sync::mpsc;
 
 use super::checks::Prepared;
@@ -20,11 +21,13 @@ use super::moments::{Detached, Misses};
 use super::mounted;
 use super::resume::{self, Place};
 use super::sink::{PipelineSink, Requests, wanted};
+use super::start::{self, Base, Start};
 use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::control::RUN_DIR;
 use crate::pipeline::{Left, Limits, Pipeline, PipelineOptions, SharedArrays};
+use crate::reconcile::Known;
 use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
 use crate::status::VolumeStatus;
@@ -47,6 +50,8 @@ pub(crate) struct Session {
     parts: Mutex<Option<Parts>>,
     /// Everything up to here is on the volume's own disk, as the newest barrier says.
     pub(super) barrier_seq: AtomicU64,
+    /// How the base was taken.
+    base: Mutex<Base>,
     /// Misses that were journaled.
     pub(super) misses_seen: Mutex<Misses>,
     /// Nothing more is put down. Held for reading while a record is on its way.
@@ -83,12 +88,18 @@ impl Session {
             spool_inos,
             store,
         };
-        let (mut capture, left) = match resume::find(&volume, &place, &root)? {
-            Some((capture, left)) => (capture, Some(left)),
-            None => (attach(&volume, config.ring_bytes, excluded_inodes)?, None),
+        let (mut capture, left, start) = match resume::find(&volume, &place, &root)? {
+            Some((capture, left)) => {
+                let start = Start::Resumed(left.sealed_seq());
+                (capture, Some(left), start)
+            }
+            None => {
+                let start = Start::anew(&volume, &*place.store, &place.spool_dir);
+                (attach(&volume, config.ring_bytes, excluded_inodes)?, None, start)
+            }
         };
         let misses = left.as_ref().map_or_else(Misses::default, Misses::left_by);
-        let resumed_seq = left.as_ref().map(Left::sealed_seq);
+        let store = Arc::clone(&place.store);
         match Self::begin(place, &volume, &root, &mut capture, left) {
             Ok((pipeline, sink)) => {
                 let session = Arc::new(Self {
@@ -101,16 +112,17 @@ impl Session {
                     state: AtomicU8::new(STATE_BASE),
                     parts: Mutex::new(None),
                     barrier_seq: AtomicU64::new(0),
+                    base: Mutex::default(),
                     misses_seen: Mutex::new(misses),
                     is_ending: RwLock::new(false),
                     detached: Mutex::new(None),
                 });
-                session.go_on(capture, pipeline, lock, events, resumed_seq)?;
+                session.go_on(capture, pipeline, lock, events, (start, store))?;
                 session.start_barriers(config.barrier)?;
                 Ok(session)
             }
             // What an earlier recorder left stays for the next try.
-            Err(error) if resumed_seq.is_some() => Err(error),
+            Err(error) if start.resumed_seq().is_some() => Err(error),
             Err(error) => {
                 if let Err(error) = capture.detach() {
                     tracing::error!("detach: {error:#}");
@@ -180,7 +192,7 @@ impl Session {
         mut pipeline: Pipeline,
         lock: File,
         events: mpsc::Sender<Event>,
-        resumed_seq: Option<u64>,
+        from: (Start, Arc<dyn Store>),
     ) -> Result<()> {
         let requests = Requests {
             receiver: pipeline.take_requests()?,
@@ -192,7 +204,7 @@ impl Session {
         let worker = std::thread::Builder::new()
             .name("snapshots".to_owned())
             .spawn(move || {
-                if let Err(error) = session.base_and_repair(requests, &events, resumed_seq)
+                if let Err(error) = session.base_and_repair(requests, &events, from)
                     && !session.sink.stop.load(Ordering::Relaxed)
                 {
                     session.state.store(STATE_FAILED, Ordering::Relaxed);
@@ -227,12 +239,16 @@ impl Session {
         &self,
         mut requests: Requests,
         events: &mpsc::Sender<Event>,
-        resumed_seq: Option<u64>,
+        (start, store): (Start, Arc<dyn Store>),
     ) -> Result<()> {
         let counts = Counts::default();
-        let seq = match resumed_seq {
-            Some(seq) => seq,
-            None => self.base(&mut requests, &counts)?,
+        let seq = match start {
+            Start::Resumed(seq) => seq,
+            Start::Anew(dead) => {
+                let (known, base) = start::known(dead, store, &self.volume, &self.root);
+                *self.base_taken() = base;
+                self.base(&mut requests, &counts, known)?
+            }
         };
         self.state.store(STATE_RECORDING, Ordering::Relaxed);
         let line = RecordingLine {
@@ -256,12 +272,24 @@ impl Session {
         Ok(())
     }
 
-    fn base(&self, requests: &mut Requests, counts: &Counts) -> Result<u64> {
+    fn base_taken(&self) -> MutexGuard<'_, Base> {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn base(&self, requests: &mut Requests, counts: &Counts, known: Option<Known>) -> Result<u64> {
         let space = rustix::fs::fstatvfs(self.root.fd()).context("measure the volume")?;
         let used_bytes = (space.f_blocks - space.f_bfree).saturating_mul(space.f_frsize);
-        let progress = Progress::new(self.path.display().to_string(), used_bytes);
+        // Of what will be read again, nobody knows how much it is.
+        let progress = known
+            .is_none()
+            .then(|| Progress::new(self.path.display().to_string(), used_bytes));
         let root_key = self.root.top().key().unwrap_or_default();
-        let seq = Scan::new(&self.root, &self.sink, counts, Some(progress)).base(root_key, requests)?;
+        let mut scan = Scan::new(&self.root, &self.sink, counts, progress).going_on(known);
+        let seq = scan.base(root_key, requests)?;
+        if let Some(found) = scan.found() {
+            eprintln!("{}: {}", self.path.display(), start::as_text(&found));
+            self.base_taken().found = found;
+        }
         // The base is worth having on the medium before anything else.
         self.sink.handle.flush(seq, &self.sink.stop)?;
         Ok(seq)
@@ -315,6 +343,7 @@ impl Session {
             holes_open: status.holes_open,
             misses,
             segments: status.segments,
+            base: self.base_taken().clone(),
             medium: self.medium.display().to_string(),
             error: status.error,
         }

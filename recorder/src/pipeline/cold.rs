@@ -206,6 +206,7 @@ impl Cold {
     fn take(&mut self, frame: Frame) {
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
         let seq = match frame.kind {
+            FrameKind::Lost => return,
             FrameKind::Event => decode::seq_of(&frame.payload),
             FrameKind::Own => own::seq_of(&frame.payload),
         };
@@ -363,6 +364,8 @@ impl Cold {
 
     fn frame(&mut self, frame: Frame) -> Result<()> {
         match frame.kind {
+            // It has no number, so it does not get here.
+            FrameKind::Lost => Ok(()),
             FrameKind::Own => {
                 let record = own::decode(&frame.payload)?;
                 lock(&self.shared.outstanding).remove(&record.seq);

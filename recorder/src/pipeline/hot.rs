@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::Events;
-use super::shared::{Shared, Waits, lock};
+use super::dead;
+use super::shared::{Shared, SpoolState, Waits, lock};
 use crate::cli::exit::coded;
 use crate::decode;
-use crate::spool::FrameKind;
+use crate::spool::{FrameKind, Position};
 
 /// Bytes taken from the ring at once.
 const BATCH_BYTES: usize = 4 << 20;
@@ -25,9 +26,20 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) struct Drain<E: Events> {
     pub(super) shared: Arc<Shared>,
     pub(super) events: E,
+    /// Up to where it is known what the kernel lost.
+    lost_cursor: u64,
 }
 
 impl<E: Events> Drain<E> {
+    /// Reads these events.
+    pub(super) fn new(shared: Arc<Shared>, events: E) -> Self {
+        Self {
+            shared,
+            events,
+            lost_cursor: 0,
+        }
+    }
+
     /// Runs until told to stop and the ring is empty.
     pub(super) fn run(mut self) -> Result<()> {
         let mut said_full = false;
@@ -35,6 +47,7 @@ impl<E: Events> Drain<E> {
             let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
             if lock(&self.shared.spool).spool.is_full() {
                 if !said_full {
+                    self.tell_lost(&mut lock(&self.shared.spool))?;
                     tracing::warn!(
                         "the spool is full: events wait in the ring, and are lost as holes when that is full too"
                     );
@@ -78,9 +91,22 @@ impl<E: Events> Drain<E> {
         }
     }
 
+    /// Notes in the spool that events may be lost. It becomes a hole when its turn has come; if the machine goes down before, whoever comes
+    /// after must know.
+    fn tell_lost(&self, state: &mut SpoolState) -> Result<()> {
+        let seq = self.shared.numbers.peek();
+        state.spool.append(FrameKind::Lost, &[&dead::lost(seq)])?;
+        state.written = state.spool.write()?;
+        Ok(())
+    }
+
     /// Takes one batch; returns its bytes.
     fn take(&mut self) -> Result<usize> {
         let mut state = lock(&self.shared.spool);
+        let lost = self.shared.numbers.read_lost(&mut self.lost_cursor);
+        if lost.is_none_or(|lost| !lost.is_empty()) {
+            self.tell_lost(&mut state)?;
+        }
         let (mut count, mut bytes, mut appended_seq, mut result) = (0, 0, state.appended_seq, Ok(()));
         let taken = self.events.drain(BATCH_BYTES, |event| {
             let event = decode::meaningful(event);
@@ -115,24 +141,29 @@ impl<E: Events> Drain<E> {
 
 /// Syncs what was written, a few times a second, until told to stop.
 pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
-    let mut synced_seq = 0;
+    let mut synced = Position::default();
     loop {
         let stopping = shared.stop_hot.load(Ordering::SeqCst);
-        let (complete, file, seq) = {
+        let (complete, file, directory, at, seq) = {
             let mut state = lock(&shared.spool);
             state.written = state.spool.write()?;
             (
                 state.spool.take_unsynced(),
                 state.spool.current_file()?,
+                state.spool.directory()?,
+                state.written,
                 state.appended_seq,
             )
         };
+        if synced.file != at.file {
+            directory.sync_all().context("sync the directory of the spool")?;
+        }
         for file in complete {
             file.sync_data().context("sync a spool file")?;
         }
-        if seq > synced_seq {
+        if at > synced {
             file.sync_data().context("sync the spool")?;
-            synced_seq = seq;
+            synced = at;
             shared.spooled_seq.store(seq, Ordering::Relaxed);
         }
         if stopping {

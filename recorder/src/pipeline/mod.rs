@@ -4,6 +4,7 @@
 //! spool. A thread that ends with an error says so in the status, and everything that waits for it ends too.
 
 mod cold;
+mod dead;
 mod handle;
 mod hot;
 mod ledger;
@@ -33,6 +34,7 @@ use journal::store::Store;
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
 use crate::spool::Spool;
+pub(crate) use dead::find as find_dead;
 pub(crate) use handle::Handle;
 use ledger::Ledgers;
 pub(crate) use limits::Limits;
@@ -101,15 +103,21 @@ impl Pipeline {
         } = options;
         let place = match left {
             Some(left) => left.place(store, volume)?,
-            None => Place {
-                spool: Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
-                oldest: 1,
-                writer: journal::Writer::open(store, volume).context("continue the journal on the medium")?,
-                taken: Taken::create(&numbers_file)?,
-                ledgers: Ledgers::create(&spool_dir)?,
-                sealed_seq: numbers.peek() - 1,
-                known: Known::default(),
-            },
+            None => {
+                let writer =
+                    journal::Writer::open(store, volume).context("continue the journal on the medium")?;
+                // Before anything of an earlier epoch is removed.
+                dead::begin(&spool_dir, &writer.head_at(0))?;
+                Place {
+                    spool: Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
+                    oldest: 1,
+                    writer,
+                    taken: Taken::create(&numbers_file)?,
+                    ledgers: Ledgers::create(&spool_dir)?,
+                    sealed_seq: numbers.peek() - 1,
+                    known: Known::default(),
+                }
+            }
         };
         let Place {
             spool,
@@ -150,10 +158,7 @@ impl Pipeline {
         if is_resumed {
             tracing::info!("goes on after sequence number {sealed_seq}");
         }
-        let drain = hot::Drain {
-            shared: Arc::clone(&shared),
-            events,
-        };
+        let drain = hot::Drain::new(Arc::clone(&shared), events);
         let sync = Arc::clone(&shared);
         let hot = vec![
             spawn("drain", &shared, move || drain.run())?,

@@ -5,6 +5,7 @@
 //! the base's and the daemon's to say.
 
 pub(crate) mod handle;
+pub(crate) mod look;
 mod ranges;
 mod read;
 
@@ -181,7 +182,7 @@ impl<'a> Snapshotter<'a> {
             bytes: 0,
         };
         // Opened after the number is taken: btrfs lists a directory as of when it was opened.
-        let fd = match self.open_content(handle, kind) {
+        let fd = match open_content(self.root, handle, kind) {
             Ok(fd) => fd,
             Err(error) if is_gone(&error) => {
                 pending.push_nothing(begin_seq);
@@ -216,16 +217,6 @@ impl<'a> Snapshotter<'a> {
         pending.submit()?;
         self.counts.inodes.fetch_add(1, Ordering::Relaxed);
         Ok(Outcome::Done)
-    }
-
-    /// Devices, fifos, sockets and links are not opened: opening could act on them.
-    fn open_content(&self, handle: &FileHandle, kind: FileType) -> io::Result<Option<OwnedFd>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME;
-        match kind {
-            FileType::RegularFile => self.root.open_inode(handle, flags).map(Some),
-            FileType::Directory => self.root.open_inode(handle, flags | OFlags::DIRECTORY).map(Some),
-            _ => Ok(None),
-        }
     }
 
     /// Attributes, link target, extended attributes. Returns the size.
@@ -449,6 +440,16 @@ impl<'a> Snapshotter<'a> {
         self.failed_part(&mut pending);
         pending.submit()?;
         Ok(Outcome::Done)
+    }
+}
+
+/// Devices, fifos, sockets and links are not opened: opening could act on them.
+fn open_content(root: &Root, handle: &FileHandle, kind: FileType) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOATIME;
+    match kind {
+        FileType::RegularFile => root.open_inode(handle, flags).map(Some),
+        FileType::Directory => root.open_inode(handle, flags | OFlags::DIRECTORY).map(Some),
+        _ => Ok(None),
     }
 }
 

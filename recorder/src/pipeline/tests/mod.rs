@@ -1,5 +1,6 @@
 //! The pipeline without a kernel: events are fed as the ring would give them, the medium is a store that does as it is told.
 
+mod dead;
 mod ends;
 mod order;
 mod resume;

@@ -21,7 +21,7 @@ use crate::snapshot::own_record;
 
 /// How long anything may take before a test says that it hangs.
 pub(super) const TOO_LONG: Duration = Duration::from_secs(30);
-const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+pub(super) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 /// Name of the file of own numbers.
 const NUMBERS: &str = "numbers";
 
@@ -450,6 +450,11 @@ impl Remains {
             &self.spool.path().join(NUMBERS),
             |_| Ok(()),
         )
+    }
+
+    /// Another recording of the same volume begins.
+    pub(super) fn anew(self, limits: Limits) -> Rig {
+        Rig::on(self, limits, None)
     }
 
     /// Another recorder goes on.
