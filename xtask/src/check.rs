@@ -14,6 +14,7 @@ use clap::Args;
 use crate::check_scenarios::Scenario;
 use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
+use crate::vm::power::{self, PowerCuts};
 use crate::vm::roundtrip::FileSystem;
 use crate::{Outcome, build, check_machines, check_scenarios, deploy_trial, matrix, soak, tidy, toolchain};
 
@@ -35,6 +36,12 @@ pub(crate) struct TestArgs {
     /// Long random runs instead: many seeds of the generator, results in tests/soak.log
     #[arg(long, group = "long-run")]
     soak: bool,
+    /// So many series of power cuts instead, each with a seed of its own
+    #[arg(long, group = "long-run", value_name = "N")]
+    power_cuts: Option<u64>,
+    /// With --power-cuts: the first seed
+    #[arg(long, value_name = "SEED", default_value_t = 100, requires = "power_cuts")]
+    cut_seed: u64,
     #[command(flatten)]
     soak_args: soak::SoakArgs,
     #[command(flatten)]
@@ -44,10 +51,10 @@ pub(crate) struct TestArgs {
 /// Which machines a long run is for.
 #[derive(Args)]
 pub(crate) struct Cells {
-    /// With --matrix, --scenarios or --soak: only these kernels
+    /// With --matrix, --scenarios, --power-cuts or --soak: only these kernels
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) kernel: Vec<KernelLine>,
-    /// With --matrix, --scenarios or --soak: only these file systems
+    /// With --matrix, --scenarios, --power-cuts or --soak: only these file systems
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) fs: Vec<FileSystem>,
 }
@@ -103,6 +110,8 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         matrix,
         only,
         soak,
+        power_cuts,
+        cut_seed,
         soak_args,
         cells,
     } = args;
@@ -115,6 +124,10 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     let mut tally = Tally::default();
     if scenarios {
         tally.scenarios(&check_scenarios::chosen(&cells, &only)?);
+        return Ok(tally.close());
+    }
+    if let Some(count) = power_cuts {
+        tally.power_cuts(&power::series(count, cut_seed, &cells.kernel, &cells.fs));
         return Ok(tally.close());
     }
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));
@@ -141,6 +154,7 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         for scenario in &check_machines::CI {
             tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));
         }
+        tally.power_cuts(&[power::CI]);
         tally.scenarios(check_scenarios::CI);
     }
     Ok(tally.close())
@@ -169,6 +183,12 @@ impl Tally {
             self.check(&format!("scenario {scenario}"), || {
                 check_scenarios::pass(scenario)
             });
+        }
+    }
+
+    fn power_cuts(&mut self, series: &[PowerCuts]) {
+        for cuts in series {
+            self.check(&format!("scenario {cuts}"), || power::pass(cuts));
         }
     }
 

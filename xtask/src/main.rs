@@ -12,6 +12,7 @@ mod demo;
 mod deploy;
 mod deploy_trial;
 mod matrix;
+mod random;
 mod setup;
 mod soak;
 mod tidy;

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::random::Random;
+
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
 /// Flags of an entry. A flush has no sectors.
@@ -70,6 +72,112 @@ pub(super) fn replay(log: &Path, image: &Path) -> Result<Replayed> {
         bytes += sectors * sector_bytes;
     }
     Ok(Replayed { entries, bytes })
+}
+
+/// What became of the writes of a disk that lost its power.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct CutOff {
+    /// Entries up to the last flush: all of them are on the disk.
+    pub(super) flushed: usize,
+    /// Later writes that had reached the disk all the same, some of them in part.
+    pub(super) kept: usize,
+    /// Later writes that are lost.
+    pub(super) lost: usize,
+}
+
+/// An entry of a log that was not ended.
+struct Entry {
+    data_at: u64,
+    at: u64,
+    sectors: u64,
+    flags: u64,
+}
+
+/// Makes those writes of a log to the image that a disk with a volatile cache may have made when its power was cut: all up to the last flush, and
+/// of the later ones some. `seed` says which. The log ends where nothing was written yet.
+///
+/// # Errors
+/// As [`replay`].
+pub(super) fn replay_cut(log: &Path, image: &Path, seed: u64) -> Result<CutOff> {
+    let file = File::open(log).with_context(|| format!("open log {}", log.display()))?;
+    let mut log = BufReader::with_capacity(CHUNK_BYTES, file);
+    let mut image = OpenOptions::new()
+        .write(true)
+        .open(image)
+        .with_context(|| format!("open image {}", image.display()))?;
+    let image_bytes = image.metadata().context("look at the image")?.len();
+    let (_, sector_bytes) = read_head(&mut log)?;
+    let entries = unended(&mut log, sector_bytes, image_bytes)?;
+    let flushed = entries
+        .iter()
+        .rposition(|entry| entry.flags & FLUSH != 0)
+        .map_or(0, |last| last + 1);
+    let mut random = Random::new(seed);
+    // From a cache that is nearly on the disk to one that is lost as a whole.
+    let kept_percent = match random.below(4) {
+        0 => 0,
+        1 => 50,
+        2 => 90,
+        _ => 99,
+    };
+    let (mut kept, mut lost) = (0, 0);
+    for (number, entry) in entries.iter().enumerate() {
+        let Entry {
+            data_at,
+            at,
+            sectors,
+            flags,
+        } = *entry;
+        if sectors == 0 || flags & DISCARD != 0 {
+            continue;
+        }
+        let mut wanted = sectors;
+        if number >= flushed && flags & FUA == 0 {
+            if random.below(100) >= kept_percent {
+                lost += 1;
+                continue;
+            }
+            kept += 1;
+            if random.below(4) == 0 {
+                wanted = random.below(sectors + 1);
+            }
+        }
+        log.seek(SeekFrom::Start(data_at)).context("seek in the log")?;
+        image
+            .seek(SeekFrom::Start(at * sector_bytes))
+            .context("seek in the image")?;
+        copy(&mut log, &mut image, wanted * sector_bytes)
+            .with_context(|| format!("make the write of entry {number}"))?;
+    }
+    Ok(CutOff { flushed, kept, lost })
+}
+
+/// The entries up to the first that is not there.
+fn unended(log: &mut BufReader<File>, sector_bytes: u64, image_bytes: u64) -> Result<Vec<Entry>> {
+    let log_bytes = log.get_ref().metadata().context("look at the log")?.len();
+    let mut sector = vec![0; usize::try_from(sector_bytes).context("size of a sector")?];
+    let (mut entries, mut position) = (Vec::new(), sector_bytes);
+    while position + sector_bytes <= log_bytes {
+        log.seek(SeekFrom::Start(position)).context("seek in the log")?;
+        log.read_exact(&mut sector).context("read an entry")?;
+        let [at, sectors, flags] = [0, 1, 2].map(|word| word_at(&sector, word));
+        let data = if flags & DISCARD == 0 { sectors } else { 0 };
+        let end = at.saturating_add(sectors).saturating_mul(sector_bytes);
+        let next = position + sector_bytes + data.saturating_mul(sector_bytes);
+        // Entries are written side by side: where one is missing, what comes after it cannot be found.
+        let is_there = (sectors > 0 || flags & FLUSH != 0) && flags & !(FLUSH | FUA | DISCARD) == 0;
+        if !is_there || end > image_bytes || next > log_bytes {
+            break;
+        }
+        entries.push(Entry {
+            data_at: position + sector_bytes,
+            at,
+            sectors,
+            flags,
+        });
+        position = next;
+    }
+    Ok(entries)
 }
 
 /// Number of entries and size of a sector, bytes; leaves the log at its first entry.
@@ -156,6 +264,40 @@ mod tests {
         let firsts: Vec<u8> = image.chunks(SECTOR).map(|s| s[0]).collect();
         assert_eq!(firsts, [0, 0, 1, 2, 0, 0, 0, 0]);
         assert_eq!(image.len(), 8 * SECTOR);
+    }
+
+    #[test]
+    fn a_disk_that_loses_its_power_keeps_what_was_flushed() {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let (path, image) = (dir.path().join("log"), dir.path().join("image"));
+        let parts = [
+            head(0),
+            sector(&[0, 1, 0, 0]),
+            vec![1; SECTOR],
+            sector(&[0, 0, FLUSH, 0]),
+            sector(&[1, 1, FUA, 0]),
+            vec![2; SECTOR],
+            sector(&[2, 2, 0, 0]),
+            vec![3; 2 * SECTOR],
+            // Nothing more was written when the power went.
+            vec![0; 8 * SECTOR],
+        ];
+        std::fs::write(&path, parts.concat()).expect("write the log");
+        let mut outcomes = std::collections::BTreeSet::new();
+        for seed in 0..64 {
+            std::fs::write(&image, vec![0; 8 * SECTOR]).expect("write the image");
+            let cut = replay_cut(&path, &image, seed).expect("replay");
+            assert_eq!((cut.flushed, cut.kept + cut.lost), (2, 1));
+            let image = std::fs::read(&image).expect("read the image");
+            let firsts: Vec<u8> = image.chunks(SECTOR).map(|s| s[0]).collect();
+            assert_eq!(firsts[..2], [1, 2], "flushed, or written through");
+            outcomes.insert(firsts[2..4].to_vec());
+        }
+        assert_eq!(
+            outcomes.into_iter().collect::<Vec<_>>(),
+            [vec![0, 0], vec![3, 0], vec![3, 3]],
+            "lost, in part, whole"
+        );
     }
 
     #[test]

@@ -79,6 +79,22 @@ impl Disk {
     }
 }
 
+/// When a machine is to lose its power.
+pub(crate) struct Cut<'a> {
+    /// A line of the job's stdout.
+    pub(crate) line: &'a str,
+    /// How long after it.
+    pub(crate) after: Duration,
+}
+
+/// How the watching of a machine ended.
+enum Watched {
+    /// It ended by itself, with these warnings.
+    Ended(Vec<String>),
+    /// Its power was cut.
+    Cut,
+}
+
 /// Everything about one run.
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Kernel,
@@ -155,11 +171,15 @@ impl Machine<'_> {
     /// When the guest dies, hangs, runs out of time, or ends without saying how; the end of its console is then on
     /// stderr. A job that fails is not an error here: its exit code is in [`Ended`].
     pub(crate) fn run(&self, sink: &mut dyn Sink) -> Result<Ended> {
-        match self.run_once(sink) {
-            // Emulated processors fail now and then while a kernel patches its own code at boot. Nothing has been tried yet then.
+        self.once_more_at_boot(|| self.run_once(sink))
+    }
+
+    /// Emulated processors fail now and then while a kernel patches its own code at boot. Nothing has been tried yet then.
+    fn once_more_at_boot<T>(&self, mut run: impl FnMut() -> Result<T>) -> Result<T> {
+        match run() {
             Err(error) if self.ended_at_boot() => {
                 setup::say(&format!("{error:#}; its job had not begun: booting once more"));
-                self.run_once(sink)
+                run()
             }
             ended => ended,
         }
@@ -171,22 +191,12 @@ impl Machine<'_> {
     }
 
     fn run_once(&self, sink: &mut dyn Sink) -> Result<Ended> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
-        self.write_initramfs()?;
-        self.write_input()?;
-        let results = self.dir.join("results.tar");
-        File::create(&results)
-            .and_then(|f| f.set_len(RESULTS_BYTES))
-            .context("create results disk")?;
-        for name in ["console", "stdout", "stderr", "control"] {
-            File::create(self.log(name)).with_context(|| format!("create {name} log"))?;
-        }
-        let started = Instant::now();
-        let mut qemu = Running(self.qemu()?.spawn().context("start qemu-system-x86_64")?);
-        let watched = self.watch(&mut qemu.0, sink);
+        let (results, started, mut qemu) = self.start()?;
+        let watched = self.watch(&mut qemu.0, sink, None);
         drop(qemu);
         let warnings = match watched {
-            Ok(warnings) => warnings,
+            Ok(Watched::Ended(warnings)) => warnings,
+            Ok(Watched::Cut) => bail!("nobody asked for a cut"),
             Err(error) => {
                 self.show_console_tail();
                 return Err(error);
@@ -197,14 +207,64 @@ impl Machine<'_> {
             bail!("the guest ended without the exit code of its job");
         };
         self.unpack_results(&results)?;
-        for bulky in ["initramfs", "input.cpio", "results.tar"] {
-            fs::remove_file(self.dir.join(bulky)).with_context(|| format!("remove {bulky}"))?;
-        }
+        self.remove_bulky()?;
         Ok(Ended {
             code,
             took: started.elapsed(),
             warnings,
         })
+    }
+
+    /// Boots, runs the job, and ends the machine hard. What the guest had in memory is gone.
+    ///
+    /// # Errors
+    /// When it ends before that, or does not get there.
+    pub(crate) fn run_and_cut(&self, sink: &mut dyn Sink, cut: &Cut<'_>) -> Result<()> {
+        self.once_more_at_boot(|| self.cut_once(sink, cut))
+    }
+
+    fn cut_once(&self, sink: &mut dyn Sink, cut: &Cut<'_>) -> Result<()> {
+        let (_, _, mut qemu) = self.start()?;
+        let watched = self.watch(&mut qemu.0, sink, Some(cut));
+        drop(qemu);
+        match watched {
+            Ok(Watched::Cut) => self.remove_bulky(),
+            Ok(Watched::Ended(_)) => {
+                self.show_console_tail();
+                bail!("the guest ended before it could be cut");
+            }
+            Err(error) => {
+                self.show_console_tail();
+                Err(error)
+            }
+        }
+    }
+
+    fn remove_bulky(&self) -> Result<()> {
+        for bulky in ["initramfs", "input.cpio", "results.tar"] {
+            fs::remove_file(self.dir.join(bulky)).with_context(|| format!("remove {bulky}"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything that QEMU needs, and starts it.
+    fn start(&self) -> Result<(PathBuf, Instant, Running)> {
+        fs::create_dir_all(&self.dir).with_context(|| format!("create {}", self.dir.display()))?;
+        self.write_initramfs()?;
+        self.write_input()?;
+        let results = self.dir.join("results.tar");
+        File::create(&results)
+            .and_then(|f| f.set_len(RESULTS_BYTES))
+            .context("create results disk")?;
+        for log in self.disks.iter().filter_map(|disk| disk.write_log.as_ref()) {
+            File::create(log).context("begin a log of writes")?;
+        }
+        for name in ["console", "stdout", "stderr", "control"] {
+            File::create(self.log(name)).with_context(|| format!("create {name} log"))?;
+        }
+        let started = Instant::now();
+        let qemu = Running(self.qemu()?.spawn().context("start qemu-system-x86_64")?);
+        Ok((results, started, qemu))
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -333,19 +393,32 @@ impl Machine<'_> {
         Ok(cmd)
     }
 
-    /// Passes output on until QEMU ends; ends it when the guest is beyond help.
-    fn watch(&self, qemu: &mut Child, sink: &mut dyn Sink) -> Result<Vec<String>> {
+    /// Passes output on until QEMU ends, or is to be cut; ends it when the guest is beyond help.
+    fn watch(&self, qemu: &mut Child, sink: &mut dyn Sink, cut: Option<&Cut<'_>>) -> Result<Watched> {
         let mut stdout = Tail::open(self.log("stdout"))?;
         let mut stderr = Tail::open(self.log("stderr"))?;
         let mut console = Lines::new(Tail::open(self.log("console"))?);
         let started = Instant::now();
         let mut warnings = Vec::new();
         let mut fatal: Option<(String, Instant)> = None;
+        let (mut said, mut cut_at) = (Vec::new(), None);
         loop {
             // Asked first: what is read after the end is all there is.
             let ended = qemu.try_wait().context("wait for QEMU")?;
-            sink.stdout(&stdout.read()?)
-                .context("pass on output of the guest")?;
+            let out = stdout.read()?;
+            sink.stdout(&out).context("pass on output of the guest")?;
+            if let Some(cut) = cut {
+                said.extend_from_slice(&out);
+                let is_there = said
+                    .split(|b| *b == b'\n')
+                    .any(|line| line == cut.line.as_bytes());
+                if cut_at.is_none() && is_there {
+                    cut_at = Some(Instant::now() + cut.after);
+                }
+                if cut_at.is_some_and(|at| Instant::now() >= at) {
+                    return Ok(Watched::Cut);
+                }
+            }
             sink.stderr(&stderr.read()?)
                 .context("pass on output of the guest")?;
             for line in console.read()? {
@@ -364,7 +437,7 @@ impl Machine<'_> {
             if let Some(status) = ended {
                 let log = fs::read_to_string(self.log("qemu")).unwrap_or_default();
                 ensure!(status.success(), "QEMU ended with {status}: {}", log.trim());
-                return Ok(warnings);
+                return Ok(Watched::Ended(warnings));
             }
             if started.elapsed() > self.timeout {
                 bail!("the guest did not end within {} s", self.timeout.as_secs());

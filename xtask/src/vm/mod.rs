@@ -8,6 +8,7 @@ mod cpio;
 pub(crate) mod kernel;
 mod kvm;
 pub(crate) mod machine;
+pub(crate) mod power;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;

@@ -24,7 +24,7 @@ use crate::{Outcome, setup};
 pub(super) const GUEST_SCRIPT: &str = "/opt/job/script";
 /// What scripts of one directory share, if there is such a file: the script may source it.
 const LIBRARY: &str = "lib.sh";
-const GUEST_LIBRARY: &str = "/opt/job/lib.sh";
+pub(super) const GUEST_LIBRARY: &str = "/opt/job/lib.sh";
 
 /// Arguments of `cargo xtask vm run`.
 #[derive(Args)]
