@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use journal::fold::{Inode, State};
 use journal::record::{Attributes, Continued, InodeKey};
 use journal::store::Store;
-use journal::{Head, Journal, Projection, Reader, Span};
+use journal::{Head, Journal, PointKind, Projection, Reader, Span};
 use serde::Serialize;
 
 pub(crate) use touched::Touched;
@@ -37,6 +37,8 @@ pub(crate) struct Dead {
     pub(crate) head: Head,
     /// What its spool names that is not in the journal.
     pub(crate) touched: Touched,
+    /// The one whose journal its base was to go on from, in case that was not complete.
+    pub(crate) before: Option<Box<Self>>,
 }
 
 /// An inode as it is now, but for its content.
@@ -87,16 +89,17 @@ impl Known {
     /// # Errors
     /// Why it cannot be gone on with.
     pub(crate) fn read(store: Arc<dyn Store>, uuid: &str, root: InodeKey, dead: Dead) -> Result<Self> {
-        let Dead { head, touched } = dead;
+        let chain = dead.head.chain.clone();
         let reader = Reader::open(vec![store]).context("read the journal")?;
         let journal = reader
             .volume(Some(uuid))?
             .into_iter()
-            .find(|journal| journal.chain() == head.chain)
+            .find(|journal| journal.chain() == chain)
             .context("the journal is not where it was a moment ago")?;
         if let Some(problem) = journal.problems().first() {
             bail!("the journal is not whole: {problem}");
         }
+        let Dead { head, touched, .. } = with_base(journal, dead)?;
         let continued = Continued {
             epoch: head.epoch,
             seq: head.last_seq,
@@ -113,6 +116,7 @@ impl Known {
         }
         known.doubt.end()?;
         known.doubt.add(touched);
+        known.touch_later(journal, head.epoch)?;
         ensure!(
             known.state.root() == Some(root),
             "it has another root directory: the volume was made anew"
@@ -136,6 +140,19 @@ impl Known {
                 self.state.inodes().len() <= INODES_MAX,
                 "the journal knows more than {INODES_MAX} inodes"
             );
+        }
+        Ok(())
+    }
+
+    /// Whatever stands in epochs whose base was never complete is in doubt.
+    fn touch_later(&mut self, journal: &Journal, epoch: u64) -> Result<()> {
+        for segment in journal
+            .segments()
+            .filter(|segment| segment.manifest.epoch > epoch)
+        {
+            for item in segment.records(Projection::Metadata)? {
+                self.doubt.see_unsealed(&item?.1)?;
+            }
         }
         Ok(())
     }
@@ -192,6 +209,20 @@ impl Known {
         self.state.take(key);
         self.found.gone += 1;
     }
+}
+
+/// The newest recording whose base is complete, with all that those after it have touched.
+fn with_base(journal: &Journal, mut dead: Dead) -> Result<Dead> {
+    let is_complete = |epoch: u64| {
+        let mut points = journal.points();
+        points.any(|(of, _, point)| of == epoch && point.kind == PointKind::BaseEnd)
+    };
+    while !is_complete(dead.head.epoch) {
+        let mut before = dead.before.context("its base was not complete")?;
+        before.touched.add(dead.touched);
+        dead = *before;
+    }
+    Ok(dead)
 }
 
 /// In what an inode differs from what the journal says, as far as that can be seen without its content. Access times are not compared:

@@ -239,7 +239,7 @@ impl Session {
             Some(Detached::Badly { code, why }) => Err(coded(
                 *code,
                 format!(
-                    "{why}; up to seq {} of {} is on the medium, what came after lies in {} until the next attach, which takes a new base",
+                    "{why}; up to seq {} of {} is on the medium, what came after lies in {} until the next attach, which gives it up",
                     status.durable_seq,
                     status.captured_seq,
                     self.spool_dir.display()

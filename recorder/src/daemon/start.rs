@@ -40,6 +40,14 @@ impl Start {
         Self::Anew(find_dead(store, &volume.uuid, spool_dir))
     }
 
+    /// What a base goes on from, unless its journal turns out to be of no use.
+    pub(super) fn from(&self) -> Option<&Dead> {
+        match self {
+            Self::Anew(Ok(dead)) => dead.as_ref(),
+            _ => None,
+        }
+    }
+
     /// The number after which a killed recorder left off.
     pub(super) fn resumed_seq(&self) -> Option<u64> {
         match self {

@@ -27,7 +27,7 @@ use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::control::RUN_DIR;
 use crate::pipeline::{Left, Limits, Pipeline, PipelineOptions, SharedArrays};
-use crate::reconcile::Known;
+use crate::reconcile::{Dead, Known};
 use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
 use crate::status::VolumeStatus;
@@ -100,7 +100,7 @@ impl Session {
         };
         let misses = left.as_ref().map_or_else(Misses::default, Misses::left_by);
         let store = Arc::clone(&place.store);
-        match Self::begin(place, &volume, &root, &mut capture, left) {
+        match Self::begin(place, &volume, &root, &mut capture, (left, start.from())) {
             Ok((pipeline, sink)) => {
                 let session = Arc::new(Self {
                     path: config.path,
@@ -137,7 +137,7 @@ impl Session {
         volume: &Volume,
         root: &Arc<Root>,
         capture: &mut Capture,
-        left: Option<Left>,
+        (left, from): (Option<Left>, Option<&Dead>),
     ) -> Result<(Pipeline, PipelineSink)> {
         let mut ring = capture.take_ring()?;
         let identity = match &left {
@@ -169,6 +169,7 @@ impl Session {
             numbers_file,
             identity,
             left,
+            from,
             store,
             events: ring,
             numbers: Arc::new(SharedArrays {

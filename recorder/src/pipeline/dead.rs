@@ -1,15 +1,17 @@
 //! What a recording that is over has left in its spool: not to go on with, but to know what it had seen that is not in its journal.
 //!
-//! Owns the file that says whose frames lie in a spool, and which end of a frame that was cut is no damage. The frames themselves are given up:
+//! Owns the file that says whose frames lie in a spool, and what that recording's base goes on from; and which end of a frame that was cut is no damage. The frames themselves are given up:
 //! of what they name, the live state is read again.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use journal::Head;
+use journal::record::InodeKey;
 use journal::store::Store;
+use serde::{Deserialize, Serialize};
 
 use super::own;
 use crate::decode;
@@ -20,14 +22,51 @@ use crate::spool::{self, FrameKind, Position, SpoolReader};
 const FILE: &str = "epoch";
 const FILE_NEW: &str = "epoch.new";
 
-/// Says durably that from now on frames of this epoch lie in the spool: before any of an earlier one is removed.
+/// What the file says.
+#[derive(Serialize, Deserialize)]
+struct Begun {
+    /// The epoch.
+    head: Head,
+    /// What its base goes on from.
+    from: Option<Box<Past>>,
+}
+
+/// A recording that is over, as the file knows it.
+#[derive(Serialize, Deserialize)]
+struct Past {
+    head: Head,
+    touched: Vec<InodeKey>,
+    before: Option<Box<Self>>,
+}
+
+impl Past {
+    fn of(dead: &Dead) -> Self {
+        Self {
+            head: dead.head.clone(),
+            touched: dead.touched.inodes(),
+            before: dead.before.as_deref().map(|before| Box::new(Self::of(before))),
+        }
+    }
+
+    fn dead(&self) -> Dead {
+        Dead {
+            head: self.head.clone(),
+            touched: Touched::of(&self.touched),
+            before: self.before.as_deref().map(|before| Box::new(before.dead())),
+        }
+    }
+}
+
+/// Says durably that from now on frames of this epoch lie in the spool, and what it goes on from: before any frame of an earlier one is removed.
+/// The volume was synced by then, so that what was changed before shows in the inodes, whatever happens.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn begin(dir: &Path, head: &Head) -> Result<()> {
+pub(super) fn begin(dir: &Path, head: Head, from: Option<&Dead>) -> Result<()> {
     let (path, new) = (dir.join(FILE), dir.join(FILE_NEW));
     let context = || format!("write {}", path.display());
-    let bytes = serde_json::to_vec(head).with_context(context)?;
+    let from = from.map(|dead| Box::new(Past::of(dead)));
+    let bytes = serde_json::to_vec(&Begun { head, from }).with_context(context)?;
     let mut file = File::create(&new).with_context(context)?;
     file.write_all(&bytes).with_context(context)?;
     file.sync_all().with_context(context)?;
@@ -48,17 +87,34 @@ pub(crate) fn find(store: &dyn Store, uuid: &str, dir: &Path) -> Result<Option<D
     let path = dir.join(FILE);
     let bytes =
         fs::read(&path).with_context(|| format!("{} does not say whose frames lie there", path.display()))?;
-    let Head {
-        chain,
-        epoch,
-        last_seq: _,
-    } = serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
-    ensure!(
-        chain == head.chain && epoch == head.epoch,
-        "what lies in {} is of epoch {epoch}, the newest on the medium is {}",
-        dir.display(),
-        head.epoch
-    );
+    let Begun { head: begun, from } =
+        serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
+    let from = from.map(|from| from.dead());
+    let is_newest = begun.chain == head.chain && begun.epoch == head.epoch;
+    let mut dead = match from {
+        from if is_newest => Dead {
+            head,
+            touched: Touched::default(),
+            before: from.map(Box::new),
+        },
+        // It began after the newest epoch on the medium, and nothing of it got there.
+        Some(from) if from.head == head => from,
+        _ => bail!(
+            "what lies in {} is of epoch {} of chain {}, the newest on the medium is {} of {}",
+            dir.display(),
+            begun.epoch,
+            begun.chain,
+            head.epoch,
+            head.chain
+        ),
+    };
+    let sealed_seq = if is_newest { dead.head.last_seq } else { 0 };
+    dead.touched.add(frames(dir, sealed_seq)?);
+    Ok(Some(dead))
+}
+
+/// What the frames name that the journal does not have.
+fn frames(dir: &Path, sealed_seq: u64) -> Result<Touched> {
     let mut touched = Touched::default();
     let files = spool::left_files(dir)?;
     let newest = files.last().map_or(0, |(file, _)| *file);
@@ -70,7 +126,7 @@ pub(crate) fn find(store: &dyn Store, uuid: &str, dir: &Path) -> Result<Option<D
             let at = reader.position();
             match reader.next(end) {
                 Ok(None) => break,
-                Ok(Some(frame)) => frames += u64::from(see(&frame, head.last_seq, &mut touched)?),
+                Ok(Some(frame)) => frames += u64::from(see(&frame, sealed_seq, &mut touched)?),
                 // The tail of what was being written when the power went: what came before it is whole.
                 Err(error) if file == newest => {
                     tracing::info!("the spool ends at {at:?}: {error:#}");
@@ -81,11 +137,10 @@ pub(crate) fn find(store: &dyn Store, uuid: &str, dir: &Path) -> Result<Option<D
         }
     }
     tracing::info!(
-        "{frames} frames after number {} were not on the medium: they name {} inodes",
-        head.last_seq,
-        touched.len()
+        "{frames} frames after number {sealed_seq} were not on the medium: they name {} inodes",
+        touched.inodes().len()
     );
-    Ok(Some(Dead { head, touched }))
+    Ok(touched)
 }
 
 /// Looks at a frame; whether it is one that the journal does not have.

@@ -33,6 +33,7 @@ use journal::store::Store;
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
+use crate::reconcile::Dead;
 use crate::spool::Spool;
 pub(crate) use dead::find as find_dead;
 pub(crate) use handle::Handle;
@@ -51,7 +52,7 @@ const REQUESTS_MAX: usize = 65536;
 const END_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How to run a pipeline.
-pub(crate) struct PipelineOptions<E: Events> {
+pub(crate) struct PipelineOptions<'a, E: Events> {
     /// The volume, for the manifests.
     pub(crate) volume: VolumeInfo,
     /// Directory of the spool, which exists.
@@ -64,6 +65,8 @@ pub(crate) struct PipelineOptions<E: Events> {
     pub(crate) identity: Identity,
     /// What is left of a recorder whose place this one takes.
     pub(crate) left: Option<Left>,
+    /// What the base goes on from, where nothing is left to go on with and there is a journal.
+    pub(crate) from: Option<&'a Dead>,
     /// The medium.
     pub(crate) store: Arc<dyn Store>,
     /// Where events come from.
@@ -88,7 +91,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// A spool or medium that cannot be used.
-    pub(crate) fn start<E: Events>(options: PipelineOptions<E>) -> Result<Self> {
+    pub(crate) fn start<E: Events>(options: PipelineOptions<'_, E>) -> Result<Self> {
         let PipelineOptions {
             volume,
             spool_dir,
@@ -96,6 +99,7 @@ impl Pipeline {
             numbers_file,
             identity,
             left,
+            from,
             store,
             events,
             numbers,
@@ -107,7 +111,7 @@ impl Pipeline {
                 let writer =
                     journal::Writer::open(store, volume).context("continue the journal on the medium")?;
                 // Before anything of an earlier epoch is removed.
-                dead::begin(&spool_dir, &writer.head_at(0))?;
+                dead::begin(&spool_dir, writer.head_at(0), from)?;
                 Place {
                     spool: Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
                     oldest: 1,

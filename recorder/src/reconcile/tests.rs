@@ -142,6 +142,7 @@ fn known_of(epochs: &[Vec<Record>]) -> anyhow::Result<Known> {
     let dead = Dead {
         head: head.unwrap(),
         touched: Touched::default(),
+        before: None,
     };
     Known::read(Arc::new(store), UUID, key(ROOT), dead)
 }
@@ -314,7 +315,28 @@ fn a_state_goes_on_over_several_epochs() {
         },
     )];
     broken_off.push(own_record(6, key(6), true, Op::Evict));
-    assert!(why(&[first, broken_off]).contains("base was not complete"));
+    assert!(why(&[first.clone(), broken_off.clone()]).contains("base was not complete"));
+
+    // Unless it is known what it went on from: then that is gone on from again, and all that was recorded since is in doubt.
+    broken_off.push(write(7, 5));
+    let store = medium();
+    let [first, broken_off] = [first, broken_off].map(|records| sealed(&store, &records));
+    let dead = Dead {
+        head: broken_off,
+        touched: Touched::of(&[key(3)]),
+        before: Some(Box::new(Dead {
+            head: first,
+            touched: Touched::default(),
+            before: None,
+        })),
+    };
+    let mut known = Known::read(Arc::new(store), UUID, key(ROOT), dead).unwrap();
+    assert_eq!((known.continued().epoch, known.continued().seq), (1, 50));
+    for (ino, in_doubt) in [(ROOT, false), (3, true), (4, true), (5, true), (6, true)] {
+        let met = known.meet(key(ino), || Ok(live(ino)));
+        assert_eq!(met.is_none(), in_doubt, "inode {ino}");
+    }
+    assert_eq!((known.found.differed, known.found.in_doubt), (0, 4));
 }
 
 #[test]
@@ -347,6 +369,7 @@ fn what_cannot_be_gone_on_with_says_why() {
     let dead = Dead {
         head,
         touched: Touched::default(),
+        before: None,
     };
     let why = Known::read(Arc::new(store), UUID, key(ROOT), dead).err().unwrap();
     assert!(format!("{why:#}").contains("not whole"), "{why:#}");

@@ -62,6 +62,8 @@ impl Touched {
                 others.push(*other);
                 others
             }
+            // These say something of the epoch.
+            Op::BaseBegin { .. } | Op::BaseEnd { .. } => return,
             _ => Vec::new(),
         };
         for key in others.into_iter().chain([record.inode]) {
@@ -123,13 +125,21 @@ impl Touched {
         self.inodes.extend(other.inodes);
     }
 
-    /// Whether an inode was changed.
-    pub(crate) fn contains(&self, key: InodeKey) -> bool {
-        self.inodes.contains_key(&key)
+    /// Of these inodes.
+    pub(crate) fn of(inodes: &[InodeKey]) -> Self {
+        Self {
+            inodes: inodes.iter().map(|key| (*key, 0)).collect(),
+            ..Self::default()
+        }
     }
 
     /// Inodes that were changed.
-    pub(crate) fn len(&self) -> usize {
-        self.inodes.len()
+    pub(crate) fn inodes(&self) -> Vec<InodeKey> {
+        self.inodes.keys().copied().collect()
+    }
+
+    /// Whether an inode was changed.
+    pub(crate) fn contains(&self, key: InodeKey) -> bool {
+        self.inodes.contains_key(&key)
     }
 }

@@ -155,3 +155,31 @@ fn damage_in_what_was_complete_is_no_torn_tail() {
     fs::write(path, bytes).unwrap();
     assert!(why(&remains).contains("damaged"));
 }
+
+#[test]
+fn a_recording_that_broke_off_before_its_base_was_complete_is_gone_on_from_as_the_one_before() {
+    let rig = begun();
+    rig.captured(20, 100);
+    rig.until("it is in the spool", |rig| rig.handle.status().events >= 2);
+    let remains = rig.kill();
+    let first = find(&remains);
+    // Nothing of the next one gets onto the medium.
+    let rig = remains.from(patient(), &first);
+    rig.captured(21, 100);
+    rig.until("it is in the spool", |rig| rig.handle.status().events >= 1);
+    let remains = rig.kill();
+    let second = find(&remains);
+    assert!(second.head == first.head && second.before.is_none());
+    assert!([20, 21].iter().all(|ino| second.touched.contains(key(*ino))));
+    // Something of the one after that does, but it has no base.
+    let rig = remains.from(patient(), &second);
+    rig.captured(22, 100);
+    rig.until("it is in the spool", |rig| rig.handle.status().events >= 1);
+    rig.flush();
+    rig.captured(23, 100);
+    rig.until("it is in the spool", |rig| rig.handle.status().events >= 2);
+    let third = find(&rig.kill());
+    assert!(third.head.epoch == 2 && third.touched.contains(key(23)));
+    let before = third.before.expect("what it goes on from");
+    assert!(before.head == first.head && before.touched.contains(key(21)));
+}

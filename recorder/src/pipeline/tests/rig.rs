@@ -17,6 +17,7 @@ use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 use journal::{Label, Projection, Reader, VolumeInfo};
 
 use super::super::{Events, Handle, Identity, Left, Limits, Numbers, Pipeline, PipelineOptions, Request};
+use crate::reconcile::Dead;
 use crate::snapshot::own_record;
 
 /// How long anything may take before a test says that it hangs.
@@ -277,6 +278,10 @@ impl Rig {
     }
 
     fn on(remains: Remains, limits: Limits, left: Option<Left>) -> Self {
+        Self::on_from(remains, limits, left, None)
+    }
+
+    fn on_from(remains: Remains, limits: Limits, left: Option<Left>, from: Option<&Dead>) -> Self {
         let Remains {
             kernel,
             medium,
@@ -299,6 +304,7 @@ impl Rig {
             numbers_file: spool.path().join(NUMBERS),
             identity: Identity::default(),
             left,
+            from,
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(medium.clone()),
@@ -452,9 +458,14 @@ impl Remains {
         )
     }
 
-    /// Another recording of the same volume begins.
+    /// Another recording of the same volume begins, which knows nothing of what was before.
     pub(super) fn anew(self, limits: Limits) -> Rig {
         Rig::on(self, limits, None)
+    }
+
+    /// Another recording of the same volume begins, whose base goes on from what was before.
+    pub(super) fn from(self, limits: Limits, dead: &Dead) -> Rig {
+        Rig::on_from(self, limits, None, Some(dead))
     }
 
     /// Another recorder goes on.
