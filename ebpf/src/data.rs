@@ -3,14 +3,16 @@
 use core::ffi::c_void;
 
 use abi::{EventKind, Head, RangeBody, lost_flags};
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 
+use crate::attributes::emit_bare;
 use crate::emit::{NONE, emit_data};
 use crate::kernel::{
     Reader, file_inode, folio_bytes, folio_inode, folio_is_uptodate, folio_position, inode_ref, offset,
     page_address, page_folio, recorded,
 };
-use crate::maps::{count, is_mapped, lose, mark_mapped, next_seq};
+use crate::maps::{Mark, count, is_mapped, lose, mark_mapped, next_seq};
 use crate::ranges::emit_range;
 
 const PAGE_BYTES: u64 = 4096;
@@ -145,7 +147,8 @@ pub(crate) fn btrfs_dirty_pages(pages: u64, position: u64, length: u64) {
     }
 }
 
-/// A page becomes writable through a shared mapping.
+/// A page becomes writable through a shared mapping. What is stored there is seen at write-back; that something is, is told now: after a
+/// power cut it may be on the disk although the write-back was never heard of.
 #[inline(always)]
 pub(crate) fn fault_dirty(fault: u64) {
     let mut reader = Reader::new();
@@ -157,7 +160,12 @@ pub(crate) fn fault_dirty(fault: u64) {
     let inode = file_inode(file);
     if recorded(inode) {
         let key = inode_ref(&mut reader, inode);
-        if !mark_mapped(&key) {
+        // SAFETY: a helper without arguments.
+        let mark = mark_mapped(&key, unsafe { bpf_ktime_get_boot_ns() });
+        if mark == Mark::Tell {
+            emit_bare(EventKind::Changed, 0, inode);
+        }
+        if mark == Mark::Full {
             let bytes = core::mem::size_of::<Head>() as u64;
             lose(
                 next_seq(),

@@ -22,9 +22,9 @@ static LOST: Array<LostSlot> = Array::with_max_entries(LOST_SLOTS, BPF_F_MMAPABL
 /// Inode numbers that are not recorded: the spool, where it lies on the volume.
 #[map]
 static EXCLUDED: HashMap<u64, u8> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
-/// Inodes that are or were mapped writable since they came into memory.
+/// Inodes that are or were mapped writable since they came into memory, and when that was told last, in ns since boot.
 #[map]
-static MAPPED: HashMap<InodeRef, u8> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+static MAPPED: HashMap<InodeRef, u64> = HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 /// What tasks are in the middle of. Operations that fail leave their note behind, so the oldest notes give way.
 #[map]
 static NOTES: LruHashMap<NoteKey, Note> = LruHashMap::with_max_entries(65536, 0);
@@ -55,6 +55,9 @@ mod map_id {
     pub(super) const MAPPED: u64 = 2;
     pub(super) const NOTES: u64 = 3;
 }
+
+/// That an inode is stored to through a mapping is told at most this often.
+const MAPPED_TELL_NS: u64 = 1_000_000_000;
 
 /// Kinds of notes.
 pub(crate) mod note {
@@ -155,15 +158,35 @@ pub(crate) fn forget(inode: &InodeRef, dies: bool) {
     }
 }
 
-/// Marks an inode as mapped writable; false where the map is full.
+/// What is to be told when a page of an inode becomes writable.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Nothing: it was told a moment ago.
+    Told,
+    /// That it does.
+    Tell,
+    /// That its content is lost: the map is full.
+    Full,
+}
+
+/// Marks an inode as mapped writable.
 #[inline(always)]
-pub(crate) fn mark_mapped(inode: &InodeRef) -> bool {
-    if MAPPED.get_ptr(inode).is_some() || MAPPED.insert(inode, 1, 0).is_ok() {
-        return true;
+pub(crate) fn mark_mapped(inode: &InodeRef, now_ns: u64) -> Mark {
+    if let Some(told_ns) = MAPPED.get_ptr_mut(inode) {
+        // SAFETY: a value of the map, of which a race at worst tells twice.
+        let told_ns = unsafe { &mut *told_ns };
+        if now_ns < *told_ns + MAPPED_TELL_NS {
+            return Mark::Told;
+        }
+        *told_ns = now_ns;
+        return Mark::Tell;
+    }
+    if MAPPED.insert(inode, now_ns, 0).is_ok() {
+        return Mark::Tell;
     }
     count(Counter::MapFull, 1);
     complain(Complaint::MapFull, map_id::MAPPED, inode.ino);
-    false
+    Mark::Full
 }
 
 /// Whether an inode is or was mapped writable.

@@ -35,6 +35,10 @@ if [ "$PHASE" = restore ]; then
             [ "$name" = end ] || break
         done
     done
+    # Stores through a mapping are told of before they are written back.
+    $replayer dump --medium /medium --json-lines 2> "$out" |
+        jq -r 'select(.op == "setattr" and .actor.comm == "python3" and .attributes.size == null) | .seq' > /run/mapped
+    [ -s /run/mapped ] && ok || bad "no mapping is told of"
     verdict "power cuts, seed $SEED"
     exit
 fi
