@@ -258,8 +258,8 @@ fn exchange_range(context: &Context) -> Result<()> {
     let mut argument = ExchangeRange {
         file: fd,
         pad: 0,
-        offset1: 8192,
-        offset2: 65_536,
+        offset1: 65_536,
+        offset2: 8192,
         bytes: 32_768,
         flags: 0,
     };
