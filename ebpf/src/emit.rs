@@ -13,6 +13,7 @@ use aya_ebpf::maps::PerCpuArray;
 use crate::complain::{Complaint, complain};
 use crate::kernel::{Reader, inode_state};
 use crate::maps::{EVENTS, count, excluded, lose, next_seq};
+use crate::throttle::hold_writer;
 
 /// Bytes of an event that are copied at most at once: the largest class.
 const CHUNK_BYTES_MAX: u64 = 65536;
@@ -254,6 +255,7 @@ pub extern "C" fn emit_run(kind: u64, inode: u64, offset: u64, address: u64, len
             0,
         );
     }
+    hold_writer(length);
     // Said only here, where the stack is less deep.
     if run.failed != 0 {
         complain(Complaint::ReadFailed, kind, run.state.inode.ino);

@@ -20,6 +20,7 @@ mod kernel;
 mod maps;
 mod names;
 mod ranges;
+mod throttle;
 
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use crate::control::{Client, Request};
+use crate::pipeline::OnFull;
 use crate::{config, daemon, doctor, status};
 
 /// Where the service looks for its configuration.
@@ -91,6 +92,9 @@ pub(crate) struct AttachArgs {
     /// Time between two barriers, in seconds: each syncs the volume, and after a power cut what was written since the last one is read again
     #[arg(long, default_value_t = config::BARRIER_S_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) barrier_s: u32,
+    /// What to do before ring and spool are full
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) on_full: OnFull,
     /// The replayer binary to put on the medium; without it, the one beside this executable
     #[arg(long)]
     pub(crate) replayer: Option<PathBuf>,

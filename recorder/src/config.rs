@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::cli::AttachArgs;
 use crate::cli::exit::{USAGE, coded};
+use crate::pipeline::OnFull;
 
 /// Where spools are put unless told otherwise.
 pub(crate) const SPOOL_DEFAULT: &str = "/var/lib/tapeworm/spool";
@@ -41,6 +42,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) spool_bytes_max: u64,
     /// Time between two barriers.
     pub(crate) barrier: Duration,
+    /// What to do before ring and spool are full.
+    pub(crate) on_full: OnFull,
     /// Replayer to put on the medium.
     pub(crate) replayer: Option<PathBuf>,
 }
@@ -61,6 +64,8 @@ struct FileVolume {
     ring_mib: Option<u32>,
     spool_mib: Option<u32>,
     barrier_s: Option<u32>,
+    #[serde(default)]
+    on_full: OnFull,
     replayer: Option<PathBuf>,
 }
 
@@ -73,6 +78,7 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
         ring_mib,
         spool_mib,
         barrier_s,
+        on_full,
         replayer,
     } = arguments;
     let volumes = paths
@@ -84,6 +90,7 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
             ring_bytes: ring_mib << 20,
             spool_bytes_max: u64::from(*spool_mib) << 20,
             barrier: Duration::from_secs(u64::from(*barrier_s)),
+            on_full: *on_full,
             replayer: replayer.clone(),
         })
         .collect();
@@ -120,6 +127,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  ring_mib,
                  spool_mib,
                  barrier_s,
+                 on_full,
                  replayer,
              }| {
                 for named in [&path, &medium] {
@@ -145,6 +153,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                     ring_bytes: ring_mib << 20,
                     spool_bytes_max: u64::from(spool_mib) << 20,
                     barrier: Duration::from_secs(u64::from(barrier_s)),
+                    on_full,
                     replayer,
                 })
             },

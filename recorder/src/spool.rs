@@ -197,6 +197,11 @@ impl Spool {
         self.files * self.file_bytes
     }
 
+    /// Bytes that were appended and are not given back yet.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        (self.files - 1) * self.file_bytes + self.offset + self.buffer.len() as u64
+    }
+
     /// Whether nothing more may be appended.
     pub(crate) fn is_full(&self) -> bool {
         self.bytes() >= self.bytes_max

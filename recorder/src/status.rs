@@ -39,6 +39,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) bytes_captured: u64,
     /// Bytes of segments on the medium, written in this run.
     pub(crate) bytes_written: u64,
+    /// Time that writers were slowed down in this run, milliseconds.
+    pub(crate) throttled_ms: u64,
     /// Events from the kernel.
     pub(crate) events: u64,
     /// Holes that are not repaired.
@@ -65,7 +67,7 @@ pub(crate) fn as_text(answer: &Value) -> String {
         let _infallible = write!(
             text,
             "{}: {}\n  volume   {} epoch {}\n  medium   {}\n  captured seq {}  spooled seq {}  on the medium seq {} ({behind} behind)\n  \
-             events   {} ({})  ring {}  spool {}  written {} in {} segments\n  holes    {} open, {} missed hits\n",
+             events   {} ({})  ring {}  spool {}  written {} in {} segments\n  holes    {} open, {} missed hits\n  slowed   {} s\n",
             word("path"),
             word("state"),
             word("uuid"),
@@ -82,6 +84,7 @@ pub(crate) fn as_text(answer: &Value) -> String {
             number("segments"),
             number("holes_open"),
             number("misses"),
+            number("throttled_ms") / 1000,
         );
         let base = &volume["base"];
         if let Some(why) = base["whole_because"].as_str() {

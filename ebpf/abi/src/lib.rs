@@ -15,11 +15,11 @@ pub use event::{
     Actor, AttrBody, DataBody, DirState, Event, EventKind, Head, InodeRef, InodeState, NameBlock, RangeBody,
     Time, XattrBody, event_flags,
 };
-pub use shared::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, lost_flags};
+pub use shared::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, lost_flags, throttle};
 
 /// Changes whenever a layout or a kind here changes, or that of the recorder's own records in its spool; what a recorder of another version
 /// left is not taken over.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Longest directory entry name in bytes, on every Linux file system.
 pub const NAME_BYTES_MAX: usize = 255;

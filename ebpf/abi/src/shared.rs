@@ -35,6 +35,18 @@ pub enum Counter {
     Count = 9,
 }
 
+/// Slots of the array map `THROTTLE` (u64, mmap-able), by which the recorder asks the programs to slow writers down.
+pub mod throttle {
+    /// Until when, in nanoseconds of the monotonic clock: a wish ends by itself, whatever becomes of the recorder.
+    pub const UNTIL_NS: u32 = 0;
+    /// Nanoseconds that a writer is held for each KiB of content.
+    pub const NS_PER_KIB: u32 = 1;
+    /// Number of slots.
+    pub const SLOTS: u32 = 2;
+    /// Longest time that one event holds a writer, in nanoseconds: nothing else runs on its processor meanwhile.
+    pub const HOLD_NS_MAX: u64 = 10_000_000;
+}
+
 /// Slots of the array map `LOST` (mmap-able).
 pub const LOST_SLOTS: u32 = 65536;
 

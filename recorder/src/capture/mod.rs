@@ -25,7 +25,7 @@ pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
 use probes::{Probes, Side};
 pub(crate) use ring::Ring;
-pub(crate) use shared::{Counters, Lost, Sequence};
+pub(crate) use shared::{Counters, Lost, Sequence, Throttle};
 pub(crate) use volume::{SUPPORT, Support, Volume};
 
 /// The programs, as `cargo xtask build` made them; empty where they were not built.
@@ -58,6 +58,7 @@ pub(crate) struct Capture {
     sequence: Sequence,
     counters: Counters,
     lost: Lost,
+    throttle: Option<Throttle>,
     messages: Option<Messages>,
 }
 
@@ -162,6 +163,7 @@ impl Capture {
             sequence: Sequence::new(sequence.fd().as_fd())?,
             counters: Counters::new(map("COUNTERS")?.fd().as_fd())?,
             lost: Lost::new(map("LOST")?.fd().as_fd())?,
+            throttle: Some(Throttle::new(map("THROTTLE")?.fd().as_fd())?),
             programs,
             probes: Probes::of(uuid),
             pin_dir,
@@ -185,6 +187,16 @@ impl Capture {
     /// When it was taken before.
     pub(crate) fn take_ring(&mut self) -> Result<Ring> {
         self.ring.take().context("the ring has its reader already")
+    }
+
+    /// The way to slow writers down; there is one.
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub(crate) fn take_throttle(&mut self) -> Result<Throttle> {
+        self.throttle
+            .take()
+            .context("somebody slows writers down already")
     }
 
     /// The counter of sequence numbers.

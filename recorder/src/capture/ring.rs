@@ -90,6 +90,11 @@ impl Ring {
         self.consumer.slot(0).store(self.position, Ordering::Release);
     }
 
+    /// Bytes that the ring holds at most.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.data_bytes as u64
+    }
+
     /// Bytes in the ring that were not let go.
     pub(crate) fn fill_bytes(&self) -> u64 {
         self.producer

@@ -4,8 +4,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use abi::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT};
+use abi::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, throttle};
 use anyhow::{Context, Result};
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -114,6 +115,44 @@ impl Sequence {
     /// The number that will be taken next.
     pub(crate) fn peek(&self) -> u64 {
         self.cell().load(Ordering::SeqCst)
+    }
+}
+
+/// What the programs are asked for while something is about to be full.
+pub(crate) struct Throttle(Mapping);
+
+impl Throttle {
+    pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
+        let bytes = throttle::SLOTS as usize * 8;
+        Ok(Self(Mapping::new(
+            fd,
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            0,
+        )?))
+    }
+
+    /// Asks the programs to hold writers for so long for each KiB of content, until `lasts` has passed.
+    pub(crate) fn ask(&self, ns_per_kib: u64, lasts: Duration) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now = Duration::new(
+            now.tv_sec.try_into().unwrap_or(0),
+            now.tv_nsec.try_into().unwrap_or(0),
+        );
+        let until_ns = u64::try_from((now + lasts).as_nanos()).unwrap_or(0);
+        self.0
+            .slot(throttle::NS_PER_KIB as usize)
+            .store(ns_per_kib, Ordering::Relaxed);
+        self.0
+            .slot(throttle::UNTIL_NS as usize)
+            .store(until_ns, Ordering::Release);
+    }
+
+    /// Asks for nothing any more.
+    pub(crate) fn release(&self) {
+        self.0
+            .slot(throttle::UNTIL_NS as usize)
+            .store(0, Ordering::Release);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::capture::Volume;
 use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, USAGE, coded};
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
+use crate::pipeline::OnFull;
 use crate::status::bytes as human;
 
 /// Least room on a medium to begin with, in bytes: label, replayer and a first segment.
@@ -97,6 +98,13 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .enumerate()
         .map(|(index, ((config, volume, store, lock), (device, _)))| {
             let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
+            if config.on_full == OnFull::Throttle && !here.is_empty() {
+                let path = volume.mount_point.display();
+                return Err(coded(
+                    USAGE,
+                    format!("{path} holds a spool: its writers cannot be slowed down, which would slow the spool, too; put the spool elsewhere, or record with --on-full=hole"),
+                ));
+            }
             Ok(Prepared {
                 config,
                 volume,

@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 use super::{checks, mounted};
 use crate::capture::{self, Capture, Volume};
 use crate::control;
-use crate::pipeline::{Identity, Left, Limits};
+use crate::pipeline::{Identity, Left, Limits, OnFull};
 use crate::snapshot::handle::Root;
 
 /// What a volume is recorded with, beside the volume and its programs.
 pub(super) struct Place {
     pub(super) spool_bytes_max: u64,
+    pub(super) on_full: OnFull,
     pub(super) spool_dir: PathBuf,
     /// Directories of spools on the volume.
     pub(super) spool_inos: Vec<u64>,
@@ -94,6 +95,7 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
     let now = identity(&capture, place)?;
     let Place {
         spool_bytes_max,
+        on_full: _,
         spool_dir,
         spool_inos: _,
         numbers_file,

@@ -26,7 +26,7 @@ use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::control::RUN_DIR;
-use crate::pipeline::{Left, Limits, Pipeline, PipelineOptions, SharedArrays};
+use crate::pipeline::{Left, Limits, OnFull, Pipeline, PipelineOptions, SharedArrays, Throttle};
 use crate::reconcile::{Dead, Known};
 use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
@@ -83,6 +83,7 @@ impl Session {
         let root = Arc::new(Root::open(&volume.mount_point, spool_inos.clone())?);
         let place = Place {
             spool_bytes_max: config.spool_bytes_max,
+            on_full: config.on_full,
             numbers_file: Path::new(RUN_DIR).join(format!("{}.numbers", volume.uuid)),
             spool_dir: spool_dir.clone(),
             spool_inos,
@@ -157,11 +158,15 @@ impl Session {
         };
         let Place {
             spool_bytes_max,
+            on_full,
             spool_dir,
             spool_inos: _,
             numbers_file,
             store,
         } = place;
+        let brake = capture.take_throttle()?;
+        let throttle = (on_full == OnFull::Throttle)
+            .then(|| Throttle::new(Box::new(brake), ring.size_bytes(), spool_bytes_max));
         let pipeline = Pipeline::start(PipelineOptions {
             volume: volume_info(volume, root)?,
             spool_dir,
@@ -177,6 +182,7 @@ impl Session {
                 counters: capture.counters(),
                 lost: capture.lost(),
             }),
+            throttle,
             limits: Limits::default(),
         })?;
         let sink = PipelineSink {
@@ -340,6 +346,7 @@ impl Session {
             spool_bytes: status.spool_bytes,
             bytes_captured: status.bytes_captured,
             bytes_written: status.bytes_written,
+            throttled_ms: status.throttled_ms,
             events: status.events,
             holes_open: status.holes_open,
             misses,

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::Events;
-use super::dead;
 use super::shared::{Shared, SpoolState, Waits, lock};
+use super::{Events, Throttle, dead};
 use crate::cli::exit::coded;
 use crate::decode;
 use crate::spool::{FrameKind, Position};
@@ -28,15 +27,17 @@ pub(super) struct Drain<E: Events> {
     pub(super) events: E,
     /// Up to where it is known what the kernel lost.
     lost_cursor: u64,
+    throttle: Option<Throttle>,
 }
 
 impl<E: Events> Drain<E> {
     /// Reads these events.
-    pub(super) fn new(shared: Arc<Shared>, events: E) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, events: E, throttle: Option<Throttle>) -> Self {
         Self {
             shared,
             events,
             lost_cursor: 0,
+            throttle,
         }
     }
 
@@ -45,7 +46,15 @@ impl<E: Events> Drain<E> {
         let mut said_full = false;
         loop {
             let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
-            if lock(&self.shared.spool).spool.is_full() {
+            let (is_full, used_bytes) = {
+                let state = lock(&self.shared.spool);
+                (state.spool.is_full(), state.spool.used_bytes())
+            };
+            if let Some(throttle) = &mut self.throttle {
+                let slowed_ms = throttle.look(self.events.fill_bytes(), used_bytes);
+                self.shared.throttled_ms.fetch_add(slowed_ms, Ordering::Relaxed);
+            }
+            if is_full {
                 if !said_full {
                     self.tell_lost(&mut lock(&self.shared.spool))?;
                     tracing::warn!(

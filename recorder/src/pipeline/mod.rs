@@ -19,6 +19,7 @@ mod shared;
 mod taken;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -45,6 +46,7 @@ use resume::{Keeper, Known, Place};
 pub(crate) use seam::{Events, Numbers, SharedArrays};
 use shared::{Shared, SpoolState};
 use taken::Taken;
+pub(crate) use throttle::{OnFull, Throttle};
 
 /// Requests that may wait; beyond, one for everything takes their place.
 const REQUESTS_MAX: usize = 65536;
@@ -73,6 +75,8 @@ pub(crate) struct PipelineOptions<'a, E: Events> {
     pub(crate) events: E,
     /// The numbers.
     pub(crate) numbers: Arc<dyn Numbers>,
+    /// Slows writers down; without it they never are.
+    pub(crate) throttle: Option<Throttle>,
     /// The bounds.
     pub(crate) limits: Limits,
 }
@@ -103,6 +107,7 @@ impl Pipeline {
             store,
             events,
             numbers,
+            throttle,
             limits,
         } = options;
         let place = match left {
@@ -162,7 +167,7 @@ impl Pipeline {
         if is_resumed {
             tracing::info!("goes on after sequence number {sealed_seq}");
         }
-        let drain = hot::Drain::new(Arc::clone(&shared), events);
+        let drain = hot::Drain::new(Arc::clone(&shared), events, throttle);
         let sync = Arc::clone(&shared);
         let hot = vec![
             spawn("drain", &shared, move || drain.run())?,
@@ -249,6 +254,7 @@ fn new_shared(
         events: AtomicU64::new(0),
         bytes_captured: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
+        throttled_ms: AtomicU64::new(0),
         segments: AtomicU64::new(0),
         holes: Mutex::default(),
         steps: AtomicU64::new(0),

@@ -8,7 +8,8 @@ use abi::{Counter, LostSlot};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::capture::{Counters, Lost, Ring, Sequence};
+use super::throttle::Brake;
+use crate::capture::{Counters, Lost, Ring, Sequence, Throttle};
 
 /// Where events come from; there is one reader.
 pub(crate) trait Events: Send + 'static {
@@ -59,6 +60,16 @@ impl Events for Ring {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error).context("wait for the ring"),
         }
+    }
+}
+
+impl Brake for Throttle {
+    fn ask(&self, ns_per_kib: u64, lasts: Duration) {
+        Throttle::ask(self, ns_per_kib, lasts);
+    }
+
+    fn release(&self) {
+        Throttle::release(self);
     }
 }
 

@@ -310,6 +310,7 @@ impl Rig {
             store: Arc::new(medium.clone()),
             events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
+            throttle: None,
             limits,
         })
         .unwrap();
