@@ -41,8 +41,10 @@ pub mod throttle {
     pub const UNTIL_NS: u32 = 0;
     /// Nanoseconds that a writer is held for each KiB of content.
     pub const NS_PER_KIB: u32 = 1;
+    /// A writer is held, too, while more bytes than these wait in the ring.
+    pub const RING_BYTES: u32 = 2;
     /// Number of slots.
-    pub const SLOTS: u32 = 2;
+    pub const SLOTS: u32 = 3;
     /// Longest time that one event holds a writer, in nanoseconds: nothing else runs on its processor meanwhile.
     pub const HOLD_NS_MAX: u64 = 10_000_000;
 }

@@ -132,8 +132,9 @@ impl Throttle {
         )?))
     }
 
-    /// Asks the programs to hold writers for so long for each KiB of content, until `lasts` has passed.
-    pub(crate) fn ask(&self, ns_per_kib: u64, lasts: Duration) {
+    /// Asks the programs to hold writers for so long for each KiB of content, and while more than this waits in the ring, until `lasts`
+    /// has passed.
+    pub(crate) fn ask(&self, ns_per_kib: u64, ring_bytes: u64, lasts: Duration) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let now = Duration::new(
             now.tv_sec.try_into().unwrap_or(0),
@@ -143,6 +144,9 @@ impl Throttle {
         self.0
             .slot(throttle::NS_PER_KIB as usize)
             .store(ns_per_kib, Ordering::Relaxed);
+        self.0
+            .slot(throttle::RING_BYTES as usize)
+            .store(ring_bytes, Ordering::Relaxed);
         self.0
             .slot(throttle::UNTIL_NS as usize)
             .store(until_ns, Ordering::Release);

@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 
 use super::shared::{Shared, SpoolState, Waits, lock};
 use super::{Events, Throttle, dead};
@@ -18,6 +20,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const GATHER: Duration = Duration::from_millis(5);
 /// Longest wait for an event.
 const POLL: Duration = Duration::from_millis(100);
+/// Of the thread that empties the ring.
+const NICENESS: i32 = -20;
 /// Time between two syncs of the spool.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -43,6 +47,10 @@ impl<E: Events> Drain<E> {
 
     /// Runs until told to stop and the ring is empty.
     pub(super) fn run(mut self) -> Result<()> {
+        // It must not wait for those that it empties the ring for, nor for writers that are being held. Without it more may be lost.
+        if let Err(error) = setpriority_process(Some(gettid()), NICENESS) {
+            tracing::info!("the ring is emptied at no higher priority: {error}");
+        }
         let mut said_full = false;
         loop {
             let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
@@ -50,10 +58,11 @@ impl<E: Events> Drain<E> {
                 let state = lock(&self.shared.spool);
                 (state.spool.is_full(), state.spool.used_bytes())
             };
-            if let Some(throttle) = &mut self.throttle {
+            let is_slowing = self.throttle.as_mut().is_some_and(|throttle| {
                 let slowed_ms = throttle.look(self.events.fill_bytes(), used_bytes);
                 self.shared.throttled_ms.fetch_add(slowed_ms, Ordering::Relaxed);
-            }
+                throttle.is_slowing()
+            });
             if is_full {
                 if !said_full {
                     self.tell_lost(&mut lock(&self.shared.spool))?;
@@ -80,7 +89,7 @@ impl<E: Events> Drain<E> {
                 }
                 self.events.wait(POLL)?;
             }
-            if !stopping && taken < BATCH_BYTES {
+            if !stopping && !is_slowing && taken < BATCH_BYTES {
                 std::thread::sleep(GATHER);
             }
         }

@@ -64,8 +64,8 @@ impl Events for Ring {
 }
 
 impl Brake for Throttle {
-    fn ask(&self, ns_per_kib: u64, lasts: Duration) {
-        Throttle::ask(self, ns_per_kib, lasts);
+    fn ask(&self, ns_per_kib: u64, ring_bytes: u64, lasts: Duration) {
+        Throttle::ask(self, ns_per_kib, ring_bytes, lasts);
     }
 
     fn release(&self) {

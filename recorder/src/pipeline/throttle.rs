@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-/// Pressure begins and is greatest at these fills of the ring, in thousandths.
-const RING_FILLS: (u64, u64) = (250, 750);
-/// The same of the spool, which is there to fill.
+/// Part of the ring, in thousandths, above which the programs themselves hold writers.
+const RING_FILL: u64 = 500;
+/// Parts of the spool, in thousandths, at which writers begin to be slowed, and at which they are slowed most.
 const SPOOL_FILLS: (u64, u64) = (750, 950);
 /// Greatest pressure.
 const PRESSURE_MAX: u64 = 1000;
@@ -34,10 +34,10 @@ pub(crate) enum OnFull {
     Throttle,
 }
 
-/// Slows writers down, by so much for each KiB, until it is told otherwise or a time has passed.
+/// Slows writers down, until it is told otherwise or a time has passed.
 pub(crate) trait Brake: Send {
-    /// For so long from now on.
-    fn ask(&self, ns_per_kib: u64, lasts: Duration);
+    /// By so much for each KiB, and while more than so many bytes wait in the ring; for so long from now on.
+    fn ask(&self, ns_per_kib: u64, ring_bytes: u64, lasts: Duration);
     /// Not any more.
     fn release(&self);
 }
@@ -45,6 +45,7 @@ pub(crate) trait Brake: Send {
 /// Decides.
 pub(crate) struct Throttle {
     brake: Box<dyn Brake>,
+    /// Fill of the ring above which writers are held.
     ring_bytes: u64,
     spool_bytes_max: u64,
     time_max: Duration,
@@ -63,7 +64,7 @@ impl Throttle {
     pub(crate) fn new(brake: Box<dyn Brake>, ring_bytes: u64, spool_bytes_max: u64) -> Self {
         Self {
             brake,
-            ring_bytes,
+            ring_bytes: ring_bytes * RING_FILL / 1000,
             spool_bytes_max,
             time_max: TIME_MAX,
             state: State::Free,
@@ -73,50 +74,52 @@ impl Throttle {
 
     /// Looks at the fills, and does what they want. Returns for how long writers were slowed since the last look, in milliseconds.
     pub(super) fn look(&mut self, ring_fill_bytes: u64, spool_used_bytes: u64) -> u64 {
-        let pressure = pressure(ring_fill_bytes, self.ring_bytes, RING_FILLS).max(pressure(
-            spool_used_bytes,
-            self.spool_bytes_max,
-            SPOOL_FILLS,
-        ));
+        let pressure = pressure(spool_used_bytes, self.spool_bytes_max, SPOOL_FILLS);
+        let is_tight = pressure > 0 || ring_fill_bytes > self.ring_bytes;
         let (now, mut slowed_ms) = (Instant::now(), 0);
         if let State::Slowing { counted, .. } = &mut self.state {
             slowed_ms = u64::try_from((now - *counted).as_millis()).unwrap_or(0);
             *counted += Duration::from_millis(slowed_ms);
         }
-        match self.state {
-            State::Free if pressure == 0 => {}
-            State::Slowing { .. } | State::GivenUp if pressure == 0 => {
-                self.brake.release();
-                self.state = State::Free;
-            }
+        self.state = match self.state {
+            _ if !is_tight => State::Free,
             State::Free => {
                 if self.said.is_none_or(|said| now - said > SAY_INTERVAL) {
                     tracing::warn!("ring or spool are filling up: writers are slowed down");
                     self.said = Some(now);
                 }
-                self.state = State::Slowing {
+                State::Slowing {
                     since: now,
                     counted: now,
-                };
-                self.ask(pressure);
+                }
             }
-            State::Slowing { since, .. } if now - since < self.time_max => self.ask(pressure),
-            State::Slowing { .. } => {
+            State::Slowing { since, .. } if now - since >= self.time_max => {
                 tracing::warn!(
                     "writers were slowed down for {:?}, and ring or spool are as full as before: they go on at full speed, and what finds \
                      no place becomes a hole",
                     self.time_max
                 );
                 self.brake.release();
-                self.state = State::GivenUp;
+                State::GivenUp
             }
-            State::GivenUp => {}
+            same => same,
+        };
+        if self.state != State::GivenUp {
+            let ns_per_kib = NS_PER_KIB_MAX * pressure / PRESSURE_MAX;
+            self.brake.ask(ns_per_kib, self.ring_bytes, LASTS);
         }
         slowed_ms
     }
 
-    fn ask(&self, pressure: u64) {
-        self.brake.ask(NS_PER_KIB_MAX * pressure / PRESSURE_MAX, LASTS);
+    /// Whether writers are slowed down now.
+    pub(super) fn is_slowing(&self) -> bool {
+        matches!(self.state, State::Slowing { .. })
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.brake.release();
     }
 }
 
@@ -137,7 +140,7 @@ mod tests {
     struct Asked(Arc<Mutex<Option<u64>>>);
 
     impl Brake for Asked {
-        fn ask(&self, ns_per_kib: u64, _lasts: Duration) {
+        fn ask(&self, ns_per_kib: u64, _ring_bytes: u64, _lasts: Duration) {
             *self.0.lock().unwrap() = Some(ns_per_kib);
         }
 
@@ -156,14 +159,22 @@ mod tests {
         let mut throttle = throttle(&asked);
         let mut after = |ring, spool| {
             throttle.look(ring, spool);
-            *asked.0.lock().unwrap()
+            (asked.0.lock().unwrap().unwrap(), throttle.is_slowing())
         };
-        assert_eq!(after(250, 7500), None, "that is what they are there for");
-        assert_eq!(after(500, 0), Some(NS_PER_KIB_MAX / 2));
-        assert_eq!(after(1000, 0), Some(NS_PER_KIB_MAX));
-        assert_eq!(after(0, 8500), Some(NS_PER_KIB_MAX / 2), "the spool counts, too");
-        assert_eq!(after(0, 10_000), Some(NS_PER_KIB_MAX));
-        assert_eq!(after(0, 0), None);
+        assert_eq!(after(500, 7500), (0, false), "that is what they are there for");
+        assert_eq!(
+            after(501, 0),
+            (0, true),
+            "the programs look at the ring themselves"
+        );
+        assert_eq!(after(0, 8500), (NS_PER_KIB_MAX / 2, true));
+        assert_eq!(after(0, 10_000), (NS_PER_KIB_MAX, true));
+        assert_eq!(after(0, 0), (0, false));
+        drop(throttle);
+        assert!(
+            asked.0.lock().unwrap().is_none(),
+            "nobody is slowed without a recorder"
+        );
     }
 
     #[test]
