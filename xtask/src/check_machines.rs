@@ -25,12 +25,18 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 3] = [
+pub(crate) const CI: [Scenario; 4] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
         disks: &[1024, 1024, 512, 1024],
         usb: &[1024, 256],
+    },
+    Scenario {
+        script: "throttle.sh",
+        kernel: KernelLine::K6_1,
+        disks: &[1536, 1536],
+        usb: &[3072],
     },
     Scenario {
         script: "holes.sh",
