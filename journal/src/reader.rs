@@ -101,8 +101,20 @@ impl Segment {
     /// [`Error::Integrity`], [`Error::Io`]; the iterator too.
     pub fn records(&self, projection: Projection) -> Result<impl Iterator<Item = Result<(RowRef, Record)>>> {
         let index = self.manifest.index;
-        let reader = SegmentReader::new(self.object()?, &self.name(), projection)?;
-        Ok(reader.map(move |item| item.map(|(row, record)| (RowRef { segment: index, row }, record))))
+        let reader = SegmentReader::new(self.object()?, &self.name(), projection)
+            .map_err(|error| self.located(error))?;
+        Ok(reader.map(move |item| {
+            item.map(|(row, record)| (RowRef { segment: index, row }, record))
+                .map_err(|error| self.located(error))
+        }))
+    }
+
+    /// An error of its content, with what that costs.
+    fn located(&self, error: Error) -> Error {
+        match error {
+            Error::Integrity(why) => self.damaged(why),
+            other => other,
+        }
     }
 }
 
