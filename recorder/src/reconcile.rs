@@ -125,13 +125,20 @@ impl Known {
     }
 
     fn fold(&mut self, journal: &Journal, span: Span, is_last: bool) -> Result<()> {
-        for segment in journal.segments_between(span.first_segment, span.last_segment)? {
+        let of_epoch = journal
+            .segments()
+            .find(|segment| segment.manifest.epoch == span.epoch);
+        let first_segment = match of_epoch {
+            // What was recorded before the base began leaves doubts as well.
+            Some(segment) if is_last => segment.manifest.index,
+            _ => span.first_segment,
+        };
+        for segment in journal.segments_between(first_segment, span.last_segment)? {
             for item in segment.records(Projection::Metadata)? {
                 let (row, record) = item?;
-                if record.seq < span.base_seq || record.seq > span.seq {
-                    continue;
+                if record.seq >= span.base_seq && record.seq <= span.seq {
+                    self.state.apply(row, &record);
                 }
-                self.state.apply(row, &record);
                 if is_last {
                     self.doubt.see(&record);
                 }

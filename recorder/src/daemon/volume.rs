@@ -284,6 +284,8 @@ impl Session {
     }
 
     fn base(&self, requests: &mut Requests, counts: &Counts, known: Option<Known>) -> Result<u64> {
+        // What happened while the pipeline began is in no event. Now it is on the disk, or has one.
+        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
         let space = rustix::fs::fstatvfs(self.root.fd()).context("measure the volume")?;
         let used_bytes = (space.f_blocks - space.f_bfree).saturating_mul(space.f_frsize);
         // Of what will be read again, nobody knows how much it is.

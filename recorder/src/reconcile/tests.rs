@@ -265,6 +265,24 @@ fn what_was_changed_after_the_last_barrier_is_read_again_whatever_it_looks_like(
     assert!(known.meet(key(5), || Ok(live(5))).is_some());
 }
 
+/// It waits for the medium, or for the journal to be read: what is changed meanwhile is read by the base, and need not be on the disk yet.
+#[test]
+fn what_was_changed_before_its_base_began_is_in_doubt_too() {
+    let mut late = base();
+    for record in &mut late {
+        record.seq += 100;
+        record.last_seq += 100;
+        match &mut record.op {
+            Op::SnapshotEnd { begin_seq } | Op::BaseEnd { begin_seq } => *begin_seq += 100,
+            _ => {}
+        }
+    }
+    let early: Vec<Record> = (1..=9).map(|seq| write(seq, 4)).collect();
+    let mut known = known_of(&[with(early, late)]).unwrap();
+    assert!(known.meet(key(4), || Ok(live(4))).is_none());
+    assert!(known.meet(key(5), || Ok(live(5))).is_some());
+}
+
 #[test]
 fn a_snapshot_that_was_not_complete_is_taken_again() {
     let op = Op::Snapshot {

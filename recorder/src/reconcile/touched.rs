@@ -26,7 +26,8 @@ impl Touched {
     /// Looks at the next record of an epoch.
     pub(crate) fn see(&mut self, record: &Record) {
         match &record.op {
-            Op::BaseBegin { .. } => *self = Self::default(),
+            // What was recorded before it may have been read by it, and still not be on the disk.
+            Op::BaseBegin { .. } => self.has_base = false,
             Op::BaseEnd { .. } => self.has_base = true,
             Op::Barrier { up_to: Some(up_to) } => {
                 self.barrier_seq = self.barrier_seq.max(*up_to);
