@@ -63,6 +63,8 @@ impl Session {
             if self.sink.stop.load(Ordering::Relaxed) || since.elapsed() >= patience {
                 return Ok(None);
             }
+            // It comes back at once where the medium is not there.
+            std::thread::sleep(STOP_INTERVAL);
         }
         if handle.status().holes_open > 0 || handle.is_under_way(up_to) {
             return Ok(None);
