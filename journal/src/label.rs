@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::check;
 use crate::error::{Error, Result};
-use crate::manifest::{FORMAT_VERSION, check_format};
+use crate::manifest::{FORMAT_VERSION, Version, check_format};
 use crate::store::{ObjectKind, Store};
 
 /// Object name of the label.
@@ -41,6 +42,35 @@ pub struct Label {
     pub created_ns: i64,
     /// Program and version that labelled it.
     pub writer: String,
+    /// What lies beside it, so that a reader is not run, nor a page believed, that is not what was put there. Formats before 5 say nothing.
+    #[serde(default)]
+    pub objects: Vec<LabelObject>,
+    /// Hash of all that stands before it, in the bytes only: always empty here. Formats before 5 have none.
+    #[serde(default)]
+    check: String,
+}
+
+/// One of the objects that explain a medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelObject {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its BLAKE3, hexadecimal.
+    pub blake3: String,
+}
+
+impl LabelObject {
+    fn of(store: &dyn Store, name: &str) -> std::io::Result<Self> {
+        let object = store.open(name)?;
+        Ok(Self {
+            name: name.to_owned(),
+            bytes: object.bytes(),
+            blake3: crate::store::hash(&*object)?,
+        })
+    }
 }
 
 impl Label {
@@ -68,9 +98,40 @@ impl Label {
         object
             .read_exact_at(&mut bytes, 0)
             .map_err(|error| Error::io("read the label", error))?;
-        let label: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        check_format(label.format, &store.describe())?;
+        let Version { format } = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        let altered = || broken("it is not as it was sealed".to_owned());
+        if !check::fits(format, &bytes) {
+            return Err(altered());
+        }
+        check_format(format, &store.describe())?;
+        let mut label: Self = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        if label.check.is_empty() != (format < check::SINCE_FORMAT) {
+            return Err(altered());
+        }
+        label.check.clear();
         Ok(Some(label))
+    }
+
+    /// What is wrong with the objects that it names.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub(crate) fn verify_objects(&self, store: &dyn Store) -> Result<Vec<String>> {
+        let mut problems = Vec::new();
+        for sealed in &self.objects {
+            let name = format!("{} on {}", sealed.name, store.describe());
+            match LabelObject::of(store, &sealed.name) {
+                Ok(found) if found == *sealed => {}
+                Ok(_) => problems.push(format!(
+                    "{name} is not what was sealed: do not use it, take it from another medium; it costs nothing of the journal"
+                )),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => problems.push(format!(
+                    "{name} is missing: take it from another medium; it costs nothing of the journal"
+                )),
+                Err(error) => return Err(Error::io(format!("read {name}"), error)),
+            }
+        }
+        Ok(problems)
     }
 
     /// Reads the label of a medium that is to be written: one of an older format explains that format and carries its replayer, so
@@ -108,13 +169,21 @@ impl Label {
         )?;
         put(store, README_NAME, ObjectKind::Plain, README.as_bytes())?;
         put(store, REPLAYER_NAME, ObjectKind::Executable, replayer)?;
+        // What an interrupted labelling left there stays, and may be an older program's: what lies there is what is sealed.
+        let objects = [FORMAT_NAME, README_NAME, REPLAYER_NAME]
+            .into_iter()
+            .map(|name| LabelObject::of(store, name))
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| Error::io(format!("read back what was put on {}", store.describe()), error))?;
         let label = Self {
             format: FORMAT_VERSION,
             medium: random_uuid()?,
             created_ns: now_ns,
             writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
+            objects,
+            check: String::new(),
         };
-        let bytes = serde_json::to_vec_pretty(&label).map_err(|error| Error::Integrity(error.to_string()))?;
+        let bytes = check::to_bytes(&label).map_err(Error::Integrity)?;
         put(store, LABEL_NAME, ObjectKind::Plain, &bytes)?;
         Ok(label)
     }

@@ -3,7 +3,9 @@
 //! Owns records, segments, manifests, the chain, the store interface, and the meaning of it all (fold, points, verify). It knows
 //! nothing of how changes are captured (`abi`, aya) nor of how a tree is made on a disk.
 
+mod check;
 mod convert;
+mod damage;
 mod error;
 pub mod fold;
 mod label;
@@ -11,6 +13,7 @@ mod manifest;
 mod points;
 mod reader;
 pub mod record;
+mod scan;
 mod schema;
 mod segment;
 pub mod store;
@@ -18,11 +21,13 @@ mod verify;
 mod writer;
 
 pub use convert::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, XATTR_VALUE_BYTES_MAX, op_name};
+pub use damage::Damage;
 pub use error::{Error, Result};
 pub use label::{LABEL_NAME, Label};
 pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeInfo};
 pub use points::{At, OpenHole, ResolvedPoint, Span, resolve};
-pub use reader::{Journal, Reader, RowRef, Segment};
+pub use reader::{Journal, Problem, RowRef, Segment};
+pub use scan::Reader;
 pub use segment::Projection;
 pub use verify::{EpochRange, VerifyReport};
 pub use writer::{Head, SealedSegment, Writer};

@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::check;
 use crate::error::{Error, Result};
 use crate::record::{Continued, InodeKey};
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// Oldest version that is still read.
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// Largest manifest that is read, in bytes.
@@ -123,15 +124,21 @@ pub struct Manifest {
     pub points: Vec<Point>,
     /// Program and version that wrote it.
     pub writer: String,
+    /// Hash of all that stands before it, in the bytes only: always empty here. Formats before 5 have none.
+    #[serde(default)]
+    pub(crate) check: String,
+}
+
+/// All that is read of a label or manifest before its format is known.
+#[derive(Deserialize)]
+pub(crate) struct Version {
+    pub(crate) format: u32,
 }
 
 impl Manifest {
     /// The bytes that are sealed, and hashed by the next manifest.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::Integrity(format!("encode manifest: {error}")))?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        check::to_bytes(self).map_err(|error| Error::Integrity(format!("encode manifest: {error}")))
     }
 
     /// Reads and checks what can be checked without the segment.
@@ -139,15 +146,18 @@ impl Manifest {
     /// # Errors
     /// [`Error::Integrity`], or [`Error::Unsupported`] for a later format.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
         let broken =
             |error: &dyn std::fmt::Display| Error::Integrity(format!("{name} is no manifest: {error}"));
         let Version { format } = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        if !check::fits(format, bytes) {
+            return Err(broken(&"it is not as it was sealed"));
+        }
         check_format(format, name)?;
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        let mut manifest: Self = serde_json::from_slice(bytes).map_err(|error| broken(&error))?;
+        if manifest.check.is_empty() != (format < check::SINCE_FORMAT) {
+            return Err(broken(&"it is not as it was sealed"));
+        }
+        manifest.check.clear();
         if (format == 1) != manifest.chain.is_empty() {
             return Err(broken(&"its chain is not what its format says"));
         }
@@ -157,7 +167,11 @@ impl Manifest {
                 "{name} claims to be segment {index} of volume {uuid}: renamed or swapped"
             )));
         }
-        if manifest.first_seq > manifest.last_seq || manifest.epoch == 0 || manifest.records == 0 {
+        if manifest.first_seq > manifest.last_seq
+            || manifest.epoch == 0
+            || manifest.index == 0
+            || manifest.records == 0
+        {
             return Err(broken(&"its ranges are impossible"));
         }
         if manifest

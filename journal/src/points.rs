@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::manifest::{Point, PointKind};
+use crate::manifest::{Manifest, Point, PointKind};
 use crate::reader::{Journal, Segment};
 use crate::record::{Continued, InodeKey, Op, Record, SnapshotScope};
 use crate::segment::Projection;
@@ -126,6 +126,13 @@ enum Limit {
 }
 
 impl Limit {
+    fn is_before(self, segment: &Manifest) -> bool {
+        match self {
+            Self::Seq(seq) => segment.first_seq > seq,
+            Self::Time(time_ns) => segment.first_time_ns > time_ns,
+        }
+    }
+
     fn is_past(self, record: &Record) -> bool {
         match self {
             Self::Seq(seq) => record.seq > seq,
@@ -137,17 +144,26 @@ impl Limit {
 /// Finds the moment asked for, or the newest before it that lies in no open snapshot window, among the chains of one volume. Epochs
 /// of several chains stand in the order of the times at which they begin: the newest that answers is taken.
 ///
-/// Reads the metadata columns of the epoch up to the moment.
+/// Reads the metadata columns of the epoch up to the moment, and compares every segment with what was sealed before anything of it is
+/// used.
 ///
 /// # Errors
 /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
 pub fn resolve<'a>(journals: &[&'a Journal], at: &At) -> Result<(&'a Journal, ResolvedPoint)> {
+    resolve_as(journals, at, Segment::check_hash)
+}
+
+fn resolve_as<'a>(
+    journals: &[&'a Journal],
+    at: &At,
+    check: fn(&Segment) -> Result<()>,
+) -> Result<(&'a Journal, ResolvedPoint)> {
     let mut epochs = epochs(journals);
     let (position, mut limit) = target(&epochs, at)?;
     epochs.truncate(position + 1);
     let mut incomplete = None;
     while let Some(Epoch { journal, number, .. }) = epochs.pop() {
-        if let Some(mut point) = journal.resolve_in(number, limit)? {
+        if let Some(mut point) = journal.resolve_in(number, limit, check)? {
             if let Some(epoch) = incomplete {
                 point.rounded = Some(format!(
                     "the base of epoch {epoch} was not complete at the moment asked for"
@@ -234,15 +250,21 @@ impl Epoch<'_> {
 }
 
 impl Journal {
-    /// As [`resolve`], in this chain alone.
+    /// As [`resolve`], in this chain alone and without comparing segments with what was sealed: a list of moments is to be had
+    /// without reading a whole medium.
     ///
     /// # Errors
     /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
     pub fn resolve(&self, at: &At) -> Result<ResolvedPoint> {
-        resolve(&[self], at).map(|(_, point)| point)
+        resolve_as(&[self], at, |_| Ok(())).map(|(_, point)| point)
     }
 
-    fn resolve_in(&self, epoch: u64, limit: Limit) -> Result<Option<ResolvedPoint>> {
+    fn resolve_in(
+        &self,
+        epoch: u64,
+        limit: Limit,
+        check: fn(&Segment) -> Result<()>,
+    ) -> Result<Option<ResolvedPoint>> {
         let of_epoch: Vec<&Segment> = self
             .segments()
             .filter(|segment| segment.manifest.epoch == epoch)
@@ -252,6 +274,11 @@ impl Journal {
         };
         let mut scan = Scan::default();
         'segments: for segment in self.segments_between(first.manifest.index, last.manifest.index)? {
+            // A segment that lies wholly after the moment may be damaged: its manifest tells as much.
+            if limit.is_before(&segment.manifest) {
+                break;
+            }
+            check(segment)?;
             for item in segment.records(Projection::Metadata)? {
                 let (row, record) = item?;
                 if limit.is_past(&record) {

@@ -1,14 +1,15 @@
-//! Reads a journal from any number of media. Everything read here comes from outside and is doubted.
+//! One chain of a volume's journal, and its segments. Everything read here comes from outside and is doubted.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::label::Label;
-use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, Point, VolumeInfo, parse_name, segment_name};
+use crate::manifest::{Manifest, Point, VolumeInfo, segment_name};
 use crate::record::Record;
 use crate::segment::{Projection, SegmentReader};
-use crate::store::{ObjectInfo, ReadAt, Store};
+use crate::store::{ReadAt, Store};
 
 /// Where a record stands: segment index in the journal, and row in it. Ordered as the journal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,11 +25,22 @@ pub struct RowRef {
 pub struct Segment {
     /// Its manifest.
     pub manifest: Manifest,
-    manifest_hash: String,
+    pub(crate) manifest_hash: String,
     store: Arc<dyn Store>,
+    /// What comparing its bytes with the manifest showed, once that is done: `None` if they are what was sealed.
+    verdict: Arc<OnceLock<Option<String>>>,
 }
 
 impl Segment {
+    pub(crate) fn new(manifest: Manifest, manifest_hash: String, store: Arc<dyn Store>) -> Self {
+        Self {
+            manifest,
+            manifest_hash,
+            store,
+            verdict: Arc::default(),
+        }
+    }
+
     /// Name on its medium.
     pub fn name(&self) -> String {
         segment_name(&self.manifest.volume.uuid, self.manifest.index)
@@ -39,7 +51,7 @@ impl Segment {
         self.store.describe()
     }
 
-    fn damaged(&self, why: impl std::fmt::Display) -> Error {
+    fn damaged(&self, why: impl fmt::Display) -> String {
         let Manifest {
             index,
             epoch,
@@ -47,61 +59,69 @@ impl Segment {
             last_seq,
             ..
         } = &self.manifest;
-        Error::Integrity(format!(
+        format!(
             "segment {index} ({} on {}): {why}; it holds sequence numbers {first_seq} to {last_seq} of epoch {epoch}",
             self.name(),
             self.medium()
-        ))
+        )
     }
 
-    fn object(&self) -> Result<Arc<dyn ReadAt>> {
+    /// Compares the segment's bytes with what was sealed: they are read once, however often this is asked.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`], naming what the segment holds; [`Error::Io`].
+    pub fn check_hash(&self) -> Result<()> {
+        let verdict = match self.verdict.get() {
+            Some(verdict) => verdict,
+            None => {
+                let found = self.find_damage()?;
+                self.verdict.get_or_init(|| found)
+            }
+        };
+        match verdict {
+            None => Ok(()),
+            Some(why) => Err(Error::Integrity(why.clone())),
+        }
+    }
+
+    /// Whether its bytes were compared, and are not what was sealed.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.verdict.get().is_some_and(Option::is_some)
+    }
+
+    fn find_damage(&self) -> Result<Option<String>> {
         let object = match self.store.open(&self.name()) {
             Ok(object) => object,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(self.damaged("the file is missing"));
+                return Ok(Some(self.damaged("the file is missing")));
             }
             Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
         };
-        if object.bytes() != self.manifest.bytes {
-            let (found, sealed) = (object.bytes(), self.manifest.bytes);
-            return Err(self.damaged(format!("the file has {found} bytes, {sealed} were sealed")));
+        let (found, sealed) = (object.bytes(), self.manifest.bytes);
+        if found != sealed {
+            let why = format!("the file has {found} bytes, {sealed} were sealed");
+            return Ok(Some(self.damaged(why)));
         }
-        Ok(Arc::from(object))
+        let hash = crate::store::hash(&*object)
+            .map_err(|error| Error::io(format!("read {}", self.name()), error))?;
+        let same = hash == self.manifest.blake3;
+        Ok((!same).then(|| self.damaged("its content is not what was sealed (BLAKE3 differs)")))
     }
 
-    /// Compares the segment's bytes with the hash that was sealed.
-    ///
-    /// # Errors
-    /// [`Error::Integrity`], naming what the segment holds.
-    pub fn check_hash(&self) -> Result<()> {
-        let object = self.object()?;
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut offset = 0;
-        while offset < object.bytes() {
-            let length = usize::try_from(object.bytes() - offset)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            object
-                .read_exact_at(&mut buffer[..length], offset)
-                .map_err(|error| Error::io(format!("read {}", self.name()), error))?;
-            hasher.update(&buffer[..length]);
-            offset += length as u64;
-        }
-        if hasher.finalize().to_hex().as_str() == self.manifest.blake3 {
-            Ok(())
-        } else {
-            Err(self.damaged("its content is not what was sealed (BLAKE3 differs)"))
-        }
-    }
-
-    /// Reads its records. Does not check the hash: see [`Segment::check_hash`].
+    /// Reads its records. Does not compare its bytes with what was sealed: see [`Segment::check_hash`].
     ///
     /// # Errors
     /// [`Error::Integrity`], [`Error::Io`]; the iterator too.
     pub fn records(&self, projection: Projection) -> Result<impl Iterator<Item = Result<(RowRef, Record)>>> {
         let index = self.manifest.index;
-        let reader = SegmentReader::new(self.object()?, &self.name(), projection)
+        let object = match self.store.open(&self.name()) {
+            Ok(object) => object,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::Integrity(self.damaged("the file is missing")));
+            }
+            Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
+        };
+        let reader = SegmentReader::new(Arc::from(object), &self.name(), projection)
             .map_err(|error| self.located(error))?;
         Ok(reader.map(move |item| {
             item.map(|(row, record)| (RowRef { segment: index, row }, record))
@@ -112,17 +132,66 @@ impl Segment {
     /// An error of its content, with what that costs.
     fn located(&self, error: Error) -> Error {
         match error {
-            Error::Integrity(why) => self.damaged(why),
+            Error::Integrity(why) => Error::Integrity(self.damaged(why)),
             other => other,
         }
+    }
+
+    pub(crate) fn is_on(&self, store: &Arc<dyn Store>) -> bool {
+        Arc::ptr_eq(&self.store, store)
+    }
+
+    /// The bytes that there are under its name, whatever they are.
+    pub(crate) fn remains(&self) -> Remains {
+        Remains {
+            store: Arc::clone(&self.store),
+            name: self.name(),
+        }
+    }
+}
+
+/// A segment's object that no manifest vouches for.
+#[derive(Clone)]
+pub(crate) struct Remains {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) name: String,
+}
+
+impl Remains {
+    pub(crate) fn open(&self) -> Result<SegmentReader> {
+        let object: Arc<dyn ReadAt> = Arc::from(
+            self.store
+                .open(&self.name)
+                .map_err(|error| Error::io(format!("open {}", self.name), error))?,
+        );
+        SegmentReader::new(object, &self.name, Projection::Metadata)
+    }
+}
+
+/// Something that is wrong with a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whether something is only not there: another copy of the medium may have it.
+    pub is_missing: bool,
+    /// What, for people.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
 /// One chain of a volume's journal, as far as the media given hold it: each medium begins its own, with a base.
 #[derive(Clone, Default)]
 pub struct Journal {
-    segments: BTreeMap<u64, Segment>,
-    problems: Vec<String>,
+    pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) problems: Vec<Problem>,
+    /// Indexes of which nothing sound is there, and that nothing declares void; the last may reach beyond the newest segment.
+    pub(crate) gaps: Vec<RangeInclusive<u64>>,
+    /// Segments of the volume without a sound manifest, by index.
+    pub(crate) loose: BTreeMap<u64, Remains>,
 }
 
 impl Journal {
@@ -143,7 +212,7 @@ impl Journal {
     }
 
     /// When its first record was made, nanoseconds since 1970.
-    fn begin_time_ns(&self) -> i64 {
+    pub(crate) fn begin_time_ns(&self) -> i64 {
         self.segments
             .values()
             .next()
@@ -187,20 +256,24 @@ impl Journal {
             .range(first..=last)
             .map(|(_, segment)| segment)
             .collect();
-        let void: Vec<u64> = found
+        let known = found
             .iter()
-            .flat_map(|segment| segment.manifest.void_indexes.iter().copied())
+            .flat_map(|segment| {
+                segment
+                    .manifest
+                    .void_indexes
+                    .iter()
+                    .chain([&segment.manifest.index])
+            })
+            .copied()
             .collect();
-        let missing: Vec<String> = (first..=last)
-            .filter(|index| !self.segments.contains_key(index) && !void.contains(index))
-            .map(|index| index.to_string())
-            .collect();
+        let missing = gaps(first..=last, &known);
         if missing.is_empty() {
             Ok(found)
         } else {
             Err(Error::MediumNeeded(format!(
                 "segment {} of volume {} on none of the media given",
-                missing.join(", "),
+                show(&missing),
                 self.volume().uuid
             )))
         }
@@ -217,12 +290,12 @@ impl Journal {
     }
 
     /// What is wrong with the chain, found without reading segments: altered, swapped or missing manifests.
-    pub fn problems(&self) -> &[String] {
+    pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
     /// Drops segments that a later one declares void: their seal failed, and what they hold was written again after them.
-    fn drop_void(&mut self) -> Vec<String> {
+    pub(crate) fn drop_void(&mut self) -> Vec<String> {
         let void: Vec<u64> = self
             .segments
             .values()
@@ -234,7 +307,7 @@ impl Journal {
             .collect()
     }
 
-    fn check_chain(&mut self) {
+    pub(crate) fn check_chain(&mut self) {
         let mut before: Option<&Segment> = None;
         for segment in self.segments.values() {
             let Manifest {
@@ -245,18 +318,19 @@ impl Journal {
                 first_seq,
                 ..
             } = &segment.manifest;
+            let mut altered = |text| {
+                self.problems.push(Problem {
+                    is_missing: false,
+                    text,
+                });
+            };
             let expected = before.map_or(0, |before| before.manifest.index) + 1;
-            let missing: Vec<String> = (expected..*index)
-                .filter(|index| !void_indexes.contains(index))
-                .map(|index| index.to_string())
-                .collect();
-            if !missing.is_empty() {
-                self.problems.push(format!(
-                    "segment {} missing before segment {index}",
-                    missing.join(", ")
+            let missing = gaps(expected..=index - 1, &void_indexes.iter().copied().collect());
+            if missing.is_empty() && previous.as_deref() != before.map(|before| before.manifest_hash.as_str())
+            {
+                altered(format!(
+                    "the chain is broken at segment {index}: the manifest before it is not the one it was chained to"
                 ));
-            } else if previous.as_deref() != before.map(|before| before.manifest_hash.as_str()) {
-                self.problems.push(format!("the chain is broken at segment {index}: the manifest before it is not the one it was chained to"));
             }
             if let Some(before) = before {
                 let Manifest {
@@ -265,13 +339,50 @@ impl Journal {
                     ..
                 } = &before.manifest;
                 if epoch < epoch_before || (epoch == epoch_before && first_seq <= last_seq) {
-                    self.problems
-                        .push(format!("segment {index} goes back behind the segment before it"));
+                    altered(format!("segment {index} goes back behind the segment before it"));
                 }
+            }
+            if !missing.is_empty() {
+                self.problems.push(Problem {
+                    is_missing: true,
+                    text: format!("segment {} missing before segment {index}", show(&missing)),
+                });
+                self.gaps.extend(missing);
             }
             before = Some(segment);
         }
     }
+}
+
+/// The runs of numbers in a range that are not among those known. However far the range reaches, there is no more work than there
+/// are known ones: an index may come from a forged name.
+pub(crate) fn gaps(range: RangeInclusive<u64>, known: &BTreeSet<u64>) -> Vec<RangeInclusive<u64>> {
+    let (mut from, last) = (*range.start(), *range.end());
+    let mut gaps = Vec::new();
+    if from > last {
+        return gaps;
+    }
+    for &index in known.range(range) {
+        if from < index {
+            gaps.push(from..=index - 1);
+        }
+        from = index + 1;
+    }
+    if from <= last {
+        gaps.push(from..=last);
+    }
+    gaps
+}
+
+fn show(ranges: &[RangeInclusive<u64>]) -> String {
+    let shown: Vec<String> = ranges
+        .iter()
+        .map(|range| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first} to {last}"),
+        })
+        .collect();
+    shown.join(", ")
 }
 
 const EMPTY_VOLUME: VolumeInfo = VolumeInfo {
@@ -287,210 +398,3 @@ const EMPTY_VOLUME: VolumeInfo = VolumeInfo {
     mount_path: String::new(),
     hostname: String::new(),
 };
-
-/// All journals on the media given.
-pub struct Reader {
-    /// By volume and begin.
-    journals: Vec<Journal>,
-    notices: Vec<String>,
-}
-
-/// What a scan of media gathers.
-#[derive(Default)]
-struct Found {
-    /// By volume and chain.
-    journals: BTreeMap<(String, String), Journal>,
-    /// Manifests that cannot be read, by volume: the medium, and what is wrong.
-    damaged: BTreeMap<String, Vec<(String, String)>>,
-    notices: Vec<String>,
-}
-
-impl Reader {
-    /// Scans media: labels and manifests; no segment is read.
-    ///
-    /// # Errors
-    /// [`Error::NoJournal`] where nothing is there, [`Error::Integrity`] for a damaged label.
-    pub fn open(stores: Vec<Arc<dyn Store>>) -> Result<Self> {
-        let mut found = Found::default();
-        for store in &stores {
-            if Label::read(&**store)?.is_none() {
-                return Err(Error::NoJournal(format!(
-                    "{} has no label ({})",
-                    store.describe(),
-                    crate::LABEL_NAME
-                )));
-            }
-            let objects = store
-                .list()
-                .map_err(|error| Error::io(format!("list {}", store.describe()), error))?;
-            for object in &objects {
-                found.take(store, object, &objects)?;
-            }
-        }
-        let reader = found.finish()?;
-        if reader.journals.is_empty() {
-            let names: Vec<String> = stores.iter().map(|store| store.describe()).collect();
-            return Err(Error::NoJournal(format!(
-                "{}: labelled, but nothing was sealed",
-                names.join(", ")
-            )));
-        }
-        Ok(reader)
-    }
-
-    /// Files that were ignored, and why.
-    pub fn notices(&self) -> &[String] {
-        &self.notices
-    }
-
-    /// The journals found: by volume, the oldest first within one.
-    pub fn journals(&self) -> impl Iterator<Item = &Journal> {
-        self.journals.iter()
-    }
-
-    /// All journals of one volume, or of the only one, the oldest first; never none.
-    ///
-    /// # Errors
-    /// [`Error::NoJournal`] naming the volumes that are there.
-    pub fn volume(&self, uuid: Option<&str>) -> Result<Vec<&Journal>> {
-        let mut uuids: Vec<&str> = self
-            .journals
-            .iter()
-            .map(|journal| journal.volume().uuid.as_str())
-            .collect();
-        uuids.dedup();
-        let names = uuids.join(", ");
-        let uuid = match (uuid, uuids.as_slice()) {
-            (Some(uuid), uuids) if uuids.contains(&uuid) => uuid,
-            (Some(uuid), _) => return Err(Error::NoJournal(format!("volume {uuid}; there are: {names}"))),
-            (None, [only]) => only,
-            (None, _) => {
-                return Err(Error::NoJournal(format!("several volumes, name one of: {names}")));
-            }
-        };
-        Ok(self
-            .journals
-            .iter()
-            .filter(|journal| journal.volume().uuid == uuid)
-            .collect())
-    }
-
-    /// The only journal of one volume, or of the only one.
-    ///
-    /// # Errors
-    /// [`Error::NoJournal`], also where media hold several chains of the volume.
-    pub fn journal(&self, uuid: Option<&str>) -> Result<&Journal> {
-        match self.volume(uuid)?.as_slice() {
-            [only] => Ok(only),
-            several => Err(Error::NoJournal(format!(
-                "that is one: the media hold {} chains of volume {}",
-                several.len(),
-                several.first().map_or("", |journal| &journal.volume().uuid)
-            ))),
-        }
-    }
-}
-
-impl Found {
-    fn take(&mut self, store: &Arc<dyn Store>, object: &ObjectInfo, objects: &[ObjectInfo]) -> Result<()> {
-        let ObjectInfo { name, bytes: _ } = object;
-        let Some((uuid, index, is_manifest)) = parse_name(name) else {
-            if name.contains('/') {
-                self.notices
-                    .push(format!("{name} on {} is none of ours: ignored", store.describe()));
-            }
-            return Ok(());
-        };
-        if !is_manifest {
-            let manifest = crate::manifest::manifest_name(uuid, index);
-            if objects
-                .binary_search_by(|other| other.name.cmp(&manifest))
-                .is_err()
-            {
-                self.notices
-                    .push(format!("{name} has no manifest: it was never completed, ignored"));
-            }
-            return Ok(());
-        }
-        let (manifest, manifest_hash) = match read_manifest(&**store, name) {
-            Ok(read) => read,
-            Err(Error::Integrity(why)) => {
-                self.damaged
-                    .entry(uuid.to_owned())
-                    .or_default()
-                    .push((store.describe(), why));
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let key = (uuid.to_owned(), manifest.chain.clone());
-        let Journal { segments, problems } = self.journals.entry(key).or_default();
-        match segments.get(&index) {
-            Some(other) if other.manifest_hash != manifest_hash => problems.push(format!(
-                "segment {index} is not the same on {} and {}",
-                other.medium(),
-                store.describe()
-            )),
-            Some(_) => {}
-            None => {
-                let segment = Segment {
-                    manifest,
-                    manifest_hash,
-                    store: Arc::clone(store),
-                };
-                segments.insert(index, segment);
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Reader> {
-        let Self {
-            journals,
-            mut damaged,
-            mut notices,
-        } = self;
-        // A volume all of whose manifests are damaged must not look like one that was never there.
-        let is_known = |uuid: &String| journals.keys().any(|(known, _)| known == uuid);
-        if let Some((_, problems)) = damaged.iter().find(|(uuid, _)| !is_known(uuid)) {
-            let problems: Vec<&str> = problems.iter().map(|(_, why)| why.as_str()).collect();
-            return Err(Error::Integrity(problems.join("; ")));
-        }
-        let mut journals: Vec<Journal> = journals.into_values().collect();
-        for journal in &mut journals {
-            notices.extend(journal.drop_void());
-            // What cannot be read does not say of which chain it was: every chain of the volume is in doubt.
-            let problems = damaged.get_mut(&journal.volume().uuid);
-            journal.problems.extend(
-                problems
-                    .into_iter()
-                    .flatten()
-                    .map(|(medium, why)| format!("{why} ({medium})")),
-            );
-            journal.check_chain();
-        }
-        journals.sort_by(|a, b| {
-            let key = |journal: &Journal| (journal.volume().uuid.clone(), journal.begin_time_ns());
-            key(a).cmp(&key(b))
-        });
-        Ok(Reader { journals, notices })
-    }
-}
-
-/// Reads a manifest and the hash of its bytes.
-pub(crate) fn read_manifest(store: &dyn Store, name: &str) -> Result<(Manifest, String)> {
-    let context = |error| Error::io(format!("read {name} on {}", store.describe()), error);
-    let object = store.open(name).map_err(context)?;
-    if object.bytes() > MANIFEST_BYTES_MAX {
-        return Err(Error::Integrity(format!(
-            "{name} has {} bytes: no manifest is so large",
-            object.bytes()
-        )));
-    }
-    let mut bytes = vec![0; usize::try_from(object.bytes()).unwrap_or(0)];
-    object.read_exact_at(&mut bytes, 0).map_err(context)?;
-    Ok((
-        Manifest::from_bytes(&bytes, name)?,
-        blake3::hash(&bytes).to_hex().to_string(),
-    ))
-}

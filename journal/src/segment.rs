@@ -1,6 +1,8 @@
 //! A segment: records as one Parquet file, written in one pass and read by columns.
 
-use std::io::{self, Read, Write};
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -29,6 +31,8 @@ const ROW_GROUP_BYTES: usize = 16 << 20;
 const ROW_GROUP_ROWS: usize = 128 << 10;
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 1024;
+/// Bytes that hold the header of most pages.
+const PAGE_HEADER_BYTES: usize = 256;
 /// Bytes that a row takes besides its variable ones, for accounting.
 const ROW_BYTES: usize = 256;
 
@@ -247,13 +251,15 @@ impl Length for Chunks {
 }
 
 impl ChunkReader for Chunks {
-    type T = ChunkRead;
+    type T = BufReader<ChunkRead>;
 
-    fn get_read(&self, start: u64) -> parquet::errors::Result<ChunkRead> {
-        Ok(ChunkRead {
+    /// For the headers of pages, which are read byte by byte; their content comes by `get_bytes`.
+    fn get_read(&self, start: u64) -> parquet::errors::Result<BufReader<ChunkRead>> {
+        let read = ChunkRead {
             object: Arc::clone(&self.0),
             offset: start,
-        })
+        };
+        Ok(BufReader::with_capacity(PAGE_HEADER_BYTES, read))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
@@ -290,7 +296,9 @@ impl Read for ChunkRead {
 /// Reads the records of one segment in order.
 pub(crate) struct SegmentReader {
     name: String,
-    batches: ParquetRecordBatchReader,
+    keys: HashMap<String, String>,
+    /// `None` once it failed: what it would give then is nothing to go by.
+    batches: Option<ParquetRecordBatchReader>,
     projection: Projection,
     columns: Option<Columns>,
     next: usize,
@@ -309,7 +317,18 @@ impl SegmentReader {
             error => Error::Integrity(format!("{name} is no segment: {error}")),
         };
         let chunks = Chunks(object);
-        let metadata = ArrowReaderMetadata::load(&chunks, ArrowReaderOptions::default()).map_err(broken)?;
+        let metadata = guarded(name, || {
+            ArrowReaderMetadata::load(&chunks, ArrowReaderOptions::default())
+        })?
+        .map_err(broken)?;
+        let keys = metadata
+            .metadata()
+            .file_metadata()
+            .key_value_metadata()
+            .into_iter()
+            .flatten()
+            .filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)))
+            .collect();
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata);
         let mask = match projection {
             Projection::All => ProjectionMask::all(),
@@ -324,14 +343,12 @@ impl SegmentReader {
                 ProjectionMask::columns(schema, names)
             }
         };
-        let batches = builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(broken)?;
+        let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+        let batches = guarded(name, || builder.build())?.map_err(broken)?;
         Ok(Self {
             name: name.to_owned(),
-            batches,
+            keys,
+            batches: Some(batches),
             projection,
             columns: None,
             next: 0,
@@ -340,18 +357,34 @@ impl SegmentReader {
         })
     }
 
+    /// What the segment says of itself: a key without its prefix.
+    pub(crate) fn key(&self, key: &str) -> Option<&str> {
+        self.keys.get(&format!("tapeworm.{key}")).map(String::as_str)
+    }
+
     fn broken(&self, why: impl std::fmt::Display) -> Error {
         Error::Integrity(format!("{}, row {}: {why}", self.name, self.row))
+    }
+
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(mut batches) = self.batches.take() else {
+            return Ok(None);
+        };
+        let Some(batch) = guarded(&self.name, || batches.next())? else {
+            return Ok(None);
+        };
+        let batch = batch.map_err(|error| self.broken(error))?;
+        self.batches = Some(batches);
+        Ok(Some(batch))
     }
 
     fn step(&mut self) -> Result<Option<(u64, Record)>> {
         let columns = loop {
             match &self.columns {
                 Some(columns) if self.next < columns.rows() => break columns,
-                _ => match self.batches.next() {
+                _ => match self.next_batch()? {
                     None => return Ok(None),
                     Some(batch) => {
-                        let batch = batch.map_err(|error| self.broken(error))?;
                         self.columns = Some(Columns::new(&batch).map_err(|why| self.broken(why))?);
                         self.next = 0;
                     }
@@ -372,6 +405,12 @@ impl SegmentReader {
         self.row += 1;
         Ok(Some((row, record)))
     }
+}
+
+/// Runs Parquet's own code: on bytes that are none of ours it may panic, which is one more way of saying so.
+fn guarded<T>(name: &str, read: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| Error::Integrity(format!("{name} is no segment: its reader gave up")))
 }
 
 impl Iterator for SegmentReader {

@@ -1,7 +1,10 @@
 //! Verification: every hash, the chain, and that every record can be decoded.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
+use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::reader::{Journal, Segment};
@@ -20,6 +23,9 @@ pub struct VerifyReport {
     pub epochs: Vec<EpochRange>,
     /// Everything that is wrong; empty is good.
     pub problems: Vec<String>,
+    /// What that costs.
+    #[serde(skip)]
+    pub damage: Vec<Damage>,
 }
 
 /// The sequence numbers of an epoch that the segments given hold.
@@ -42,13 +48,17 @@ impl Journal {
     /// Only where reading itself fails: what is damaged stands in the report.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<VerifyReport> {
         let mut report = VerifyReport {
-            problems: self.problems().to_vec(),
+            problems: self.problems().iter().map(ToString::to_string).collect(),
             ..VerifyReport::default()
         };
+        let mut unreadable = BTreeSet::new();
         for segment in self.segments() {
             match verify_segment(segment) {
                 Ok(records) => report.records += records,
-                Err(Error::Integrity(problem)) => report.problems.push(problem),
+                Err(Error::Integrity(problem)) => {
+                    report.problems.push(problem);
+                    unreadable.insert(segment.manifest.index);
+                }
                 Err(error) => return Err(error),
             }
             report.segments += 1;
@@ -56,6 +66,7 @@ impl Journal {
             report.bytes += segment.manifest.bytes;
             progress(report.bytes);
         }
+        report.damage = self.damage(&unreadable);
         Ok(report)
     }
 }

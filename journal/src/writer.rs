@@ -10,8 +10,8 @@ use crate::label::Label;
 use crate::manifest::{
     FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, manifest_name, parse_name, segment_name,
 };
-use crate::reader::read_manifest;
 use crate::record::{Op, Record};
+use crate::scan::read_manifest;
 use crate::segment::SegmentWriter;
 use crate::store::{ObjectKind, Store};
 
@@ -96,6 +96,12 @@ impl End {
                 )));
             }
             newest = Some((manifest, hash));
+        }
+        if newest_index - newest_manifest > VOID_INDEXES_MAX as u64 {
+            return Err(Error::Integrity(format!(
+                "{} holds segment {newest_index} of volume {uuid}, and the newest manifest is {newest_manifest}: none of ours",
+                store.describe()
+            )));
         }
         Ok(Self {
             label,
@@ -357,6 +363,7 @@ impl Writer {
             void_indexes,
             points,
             writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
+            check: String::new(),
         };
         let bytes = manifest.to_bytes()?;
         let name = manifest_name(&self.volume.uuid, index);

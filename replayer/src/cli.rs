@@ -1,6 +1,7 @@
 //! The command line: what can be asked. Owns no behaviour.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
@@ -31,7 +32,7 @@ pub(crate) enum Command {
     /// Rebuild the recorded tree in an empty directory, or on a blank disk.
     Restore(RestoreArgs),
     /// Read every segment: hashes, chain, and that every row decodes.
-    Verify(MediaArgs),
+    Verify(VerifyArgs),
     /// List the moments that can be restored by name, and the newest.
     Points(PointsArgs),
     /// Print the rows of the journal.
@@ -44,6 +45,18 @@ pub(crate) struct MediaArgs {
     /// Directories where media are mounted; order does not matter.
     #[arg(long = "medium", value_name = "DIR", required = true, num_args = 1..)]
     pub(crate) media: Vec<PathBuf>,
+}
+
+/// `replayer verify`.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// What `recorder status` last said to be on the medium: fail where the journal ends before. Without it nothing can show that the
+    /// newest segments are missing.
+    #[arg(long, value_name = "EPOCH:SEQ")]
+    pub(crate) durable: Option<Durable>,
 }
 
 /// `replayer restore`.
@@ -77,6 +90,33 @@ pub(crate) struct RestoreArgs {
     /// Restore although a hole before the point was never repaired: list what cannot be trusted, exit with 3.
     #[arg(long)]
     pub(crate) allow_holes: bool,
+    /// Restore although the label of a medium is damaged or missing.
+    #[arg(long)]
+    pub(crate) without_label: bool,
+    /// What `recorder status` last said to be on the medium: fail where the journal ends before.
+    #[arg(long, value_name = "EPOCH:SEQ")]
+    pub(crate) durable: Option<Durable>,
+}
+
+/// Up to where a recorder said that a journal reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Durable {
+    /// Epoch.
+    pub(crate) epoch: u64,
+    /// Sequence number in it.
+    pub(crate) seq: u64,
+}
+
+impl FromStr for Durable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (epoch, seq) = text
+            .split_once(':')
+            .and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)))
+            .ok_or("two numbers with a colon between them, as in 3:1200")?;
+        Ok(Self { epoch, seq })
+    }
 }
 
 /// `replayer points`.

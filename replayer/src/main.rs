@@ -2,6 +2,7 @@
 //! command line to a command and to the exit code; no behaviour.
 
 mod cli;
+mod damage;
 mod dump;
 mod exit;
 mod media;
@@ -9,6 +10,8 @@ mod output;
 mod points;
 mod progress;
 mod restore;
+#[cfg(test)]
+mod sweep;
 mod verify;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
 use journal::record::{Attributes, InodeKey, Op, Record};
 use journal::store::{DirStore, Store};
-use journal::{At, Journal, Projection, Reader, ResolvedPoint, VolumeInfo};
+use journal::{At, Journal, Problem, Projection, Reader, ResolvedPoint, VolumeInfo};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -82,7 +82,7 @@ pub(crate) struct Folded {
 }
 
 impl Media {
-    /// Opens media and says what was ignored on them.
+    /// Opens media and says what was ignored on them, and what is wrong with them.
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
         let mut stores: Vec<Arc<dyn Store>> = Vec::new();
         for path in paths {
@@ -98,7 +98,26 @@ impl Media {
         for notice in reader.notices() {
             warn!("{notice}");
         }
+        for problem in reader.label_problems() {
+            warn!("{problem}");
+        }
         Ok(Self { reader })
+    }
+
+    /// What is wrong beside the journals.
+    pub(crate) fn verify(&self) -> Result<Vec<String>> {
+        Ok(self.reader.verify_media()?)
+    }
+
+    /// Refuses media whose labels are damaged: what lies on them may not be what they were.
+    pub(crate) fn check_labels(&self) -> Result<()> {
+        match self.reader.label_problems() {
+            [] => Ok(()),
+            problems => Err(integrity(format!(
+                "{}; --without-label restores all the same",
+                problems.join("; ")
+            ))),
+        }
     }
 
     /// The journals on the media.
@@ -111,6 +130,18 @@ impl Media {
     /// # Errors
     /// Wrong usage where there are several volumes and none is named; the list of them is in it.
     pub(crate) fn journals_of(&self, uuid: Option<&str>) -> Result<Vec<&Journal>> {
+        let mut lost = self.reader.lost_volumes();
+        if let Some((lost, problems)) = lost.find(|(lost, _)| uuid.is_none_or(|uuid| uuid == *lost)) {
+            let other = if uuid.is_none() {
+                "; --volume UUID takes another one"
+            } else {
+                ""
+            };
+            return Err(integrity(format!(
+                "nothing of volume {lost} can be read: {}{other}",
+                problems.join("; ")
+            )));
+        }
         let volumes: BTreeMap<&str, &Volume> = self
             .journals()
             .map(|journal| (journal.volume().uuid.as_str(), journal.volume()))
@@ -218,14 +249,6 @@ impl Point<'_> {
             .map(|segment| segment.manifest.bytes)
             .sum();
         let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
-        // The segment after the last one was looked at to find the moment: it must be what was sealed, too.
-        if let Some(after) = self
-            .journal
-            .segments()
-            .find(|segment| segment.manifest.index > self.resolved.last_segment)
-        {
-            after.check_hash()?;
-        }
         for (span, segments) in spans {
             for segment in segments {
                 segment.check_hash()?;
@@ -297,17 +320,15 @@ pub(crate) fn parse_at(text: Option<&str>) -> Result<At> {
 
 /// Refuses a chain that was altered. Segments that are only missing are said, and matter where they are needed.
 fn check_chain(journal: &Journal) -> Result<()> {
-    let (missing, altered): (Vec<&String>, Vec<&String>) = journal
-        .problems()
-        .iter()
-        .partition(|problem| problem.contains(" missing before segment "));
+    let (missing, altered): (Vec<&Problem>, Vec<&Problem>) =
+        journal.problems().iter().partition(|problem| problem.is_missing);
     for problem in missing {
         warn!("{problem}");
     }
     if altered.is_empty() {
         return Ok(());
     }
-    let altered: Vec<&str> = altered.into_iter().map(String::as_str).collect();
+    let altered: Vec<&str> = altered.iter().map(|problem| problem.text.as_str()).collect();
     Err(integrity(format!("integrity failure: {}", altered.join("; "))))
 }
 

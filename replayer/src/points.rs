@@ -76,11 +76,12 @@ fn one(journal: &Journal, text: &mut String) -> Value {
             json!({ "error": error.to_string() })
         }
     };
-    for problem in journal.problems() {
+    let problems: Vec<String> = journal.problems().iter().map(ToString::to_string).collect();
+    for problem in &problems {
         line(format!("  PROBLEM: {problem}"));
     }
     json!({
         "uuid": volume.uuid, "fs_type": volume.fs_type, "chain": journal.chain(), "media": journal.media(),
-        "points": points, "newest": newest, "problems": journal.problems(),
+        "points": points, "newest": newest, "problems": problems,
     })
 }

@@ -13,6 +13,9 @@ use std::io;
 /// Longest object name in bytes.
 const OBJECT_NAME_BYTES_MAX: usize = 200;
 
+/// Bytes read at once to be hashed.
+const HASH_BUFFER_BYTES: usize = 1 << 20;
+
 /// One sealed object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectInfo {
@@ -80,6 +83,26 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` beyond the end, or what the system says.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// BLAKE3 of a sealed object, hexadecimal.
+pub(crate) fn hash(object: &dyn ReadAt) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![
+        0;
+        usize::try_from(object.bytes())
+            .map_or(HASH_BUFFER_BYTES, |bytes| bytes.min(HASH_BUFFER_BYTES))
+    ];
+    let mut offset = 0;
+    while offset < object.bytes() {
+        let length = usize::try_from(object.bytes() - offset)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        object.read_exact_at(&mut buffer[..length], offset)?;
+        hasher.update(&buffer[..length]);
+        offset += length as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Refuses names that could mean something to a directory: empty or dotted components, absolute paths, odd characters.

@@ -83,6 +83,14 @@ fn seqs(store: &MemoryStore) -> Vec<u64> {
     seqs
 }
 
+/// A label or manifest that was changed by somebody who knows how it is sealed.
+fn reseal(text: &str) -> Vec<u8> {
+    let (head, _) = text.rsplit_once("\"check\": \"").unwrap();
+    let head = format!("{head}\"check\": \"");
+    let hash = blake3::hash(head.as_bytes()).to_hex();
+    format!("{head}{hash}\"\n}}\n").into_bytes()
+}
+
 fn name(index: u64, suffix: &str) -> String {
     format!("{UUID}/{index:010}.{suffix}")
 }
@@ -183,6 +191,11 @@ fn what_is_missing_swapped_or_altered_is_named() {
         &name(1, "manifest.json"),
         Some(text.replace("ext4", "ext3").into_bytes()),
     );
+    assert!(problems(&store).join("; ").contains("is not as it was sealed"));
+    store.tamper(
+        &name(1, "manifest.json"),
+        Some(reseal(&text.replace("ext4", "ext3"))),
+    );
     assert!(
         problems(&store)
             .join("; ")
@@ -209,17 +222,41 @@ fn foreign_and_torn_things_are_ignored_with_a_notice() {
 fn no_label_no_journal_and_a_later_format_is_refused() {
     let store = medium();
     let label = store.get(journal::LABEL_NAME).unwrap();
+    let bare = MemoryStore::new();
+    assert_eq!(open(&bare).err().unwrap().exit_code(), 10);
     store.tamper(journal::LABEL_NAME, None);
-    assert_eq!(open(&store).err().unwrap().exit_code(), 10);
+    assert_eq!(open(&store).unwrap().label_problems().len(), 1, "it was there");
     let format = |version: u32| format!("\"format\": {version}");
     let later = String::from_utf8(label).unwrap().replace(
         &format(journal::FORMAT_VERSION),
         &format(journal::FORMAT_VERSION + 1),
     );
-    store.tamper(journal::LABEL_NAME, Some(later.into_bytes()));
+    store.tamper(journal::LABEL_NAME, Some(reseal(&later)));
     assert!(matches!(open(&store), Err(Error::Unsupported(_))));
-    store.tamper(journal::LABEL_NAME, Some(b"{".to_vec()));
-    assert_eq!(open(&store).err().unwrap().exit_code(), 30);
+    for damaged in [later.as_str(), "{"] {
+        store.tamper(journal::LABEL_NAME, Some(damaged.into()));
+        assert_eq!(open(&store).unwrap().label_problems().len(), 1);
+        assert!(Writer::open(Arc::new(store.clone()), volume()).is_err());
+    }
+}
+
+/// A forged name must not make anyone count up to it.
+#[test]
+fn an_index_far_away_costs_nothing() {
+    let store = medium();
+    let far = 9_999_999_999;
+    store.tamper(&name(far, "parquet"), store.get(&name(3, "parquet")));
+    let refused = Writer::open(Arc::new(store.clone()), volume()).err().unwrap();
+    assert_eq!(refused.exit_code(), 30, "{refused}");
+    let manifest = String::from_utf8(store.get(&name(3, "manifest.json")).unwrap()).unwrap();
+    let forged = manifest.replace("\"index\": 3", &format!("\"index\": {far}"));
+    store.tamper(&name(far, "manifest.json"), Some(reseal(&forged)));
+    let problems = problems(&store).join("; ");
+    assert!(problems.contains("segment 4 to 9999999998 missing"), "{problems}");
+    let reader = open(&store).unwrap();
+    let journal = reader.journal(None).unwrap();
+    let needed = journal.segments_between(1, far).err().unwrap();
+    assert_eq!(needed.exit_code(), 20);
 }
 
 /// The power goes, or the medium is full, after every possible number of operations: what was reported sealed is there,
@@ -293,7 +330,7 @@ fn what_was_sealed_and_reported_as_failed_is_void() {
     let stray = String::from_utf8(store.get(&name(1, "manifest.json")).unwrap()).unwrap();
     store.tamper(
         &name(4, "manifest.json"),
-        Some(stray.replace("\"index\": 1", "\"index\": 4").into_bytes()),
+        Some(reseal(&stray.replace("\"index\": 1", "\"index\": 4"))),
     );
     let reader = open(&store).unwrap();
     assert!(

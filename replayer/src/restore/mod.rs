@@ -47,41 +47,50 @@ const OCCUPANTS_SHOWN_MAX: usize = 5;
 
 /// Runs `replayer restore`.
 pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
-    let started = Instant::now();
     crate::media::parse_at(args.at.as_deref())?;
     let place = Place::check(args)?;
     let media = Media::open(&args.media.media)?;
-    let (volume, point) = media.resolve(args.volume.as_deref(), args.at.as_deref())?;
-    info!(
-        "volume {} ({}): restoring {}",
-        volume.uuid,
-        volume.fs_type,
-        point.text()
-    );
-    if let Some(why) = &point.rounded {
-        info!("rounded down: {why}");
-    }
-    let problems = Problems::default();
-    let place_shown = place.path().display().to_string();
-    let (counts, problems) = if args.stepwise {
-        stepwise(args, &volume, &point, place, problems)?
-    } else {
-        folded(args, &volume, &point, place, problems)?
-    };
-    let outcome = Outcome {
-        volume,
-        point,
-        target: place_shown,
-        counts,
-        problems,
-        seconds: started.elapsed().as_secs_f64(),
-    };
+    let outcome = restore(args, &media, place)?;
     format.result(&outcome.text(), &outcome.json())?;
-    Ok(if outcome.problems.count == 0 {
-        Exit::Ok
-    } else {
-        Exit::Incomplete
-    })
+    Ok(outcome.exit())
+}
+
+/// Restores, or says what is in the way and what that costs.
+fn restore<'a>(args: &RestoreArgs, media: &'a Media, place: Place) -> Result<Outcome<'a>> {
+    let started = Instant::now();
+    if !args.without_label {
+        media.check_labels()?;
+    }
+    let journals = media.journals_of(args.volume.as_deref())?;
+    crate::damage::check_end(&journals, args.durable)?;
+    let work = || {
+        let (volume, point) = media.resolve(args.volume.as_deref(), args.at.as_deref())?;
+        info!(
+            "volume {} ({}): restoring {}",
+            volume.uuid,
+            volume.fs_type,
+            point.text()
+        );
+        if let Some(why) = &point.rounded {
+            info!("rounded down: {why}");
+        }
+        let problems = Problems::default();
+        let target = place.path().display().to_string();
+        let (counts, problems) = if args.stepwise {
+            stepwise(args, &volume, &point, place, problems)?
+        } else {
+            folded(args, &volume, &point, place, problems)?
+        };
+        Ok(Outcome {
+            volume,
+            point,
+            target,
+            counts,
+            problems,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    };
+    work().map_err(|error| crate::damage::explain(error, journals))
 }
 
 /// Makes what is left of all records, each byte once.
@@ -304,6 +313,14 @@ struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
+    fn exit(&self) -> Exit {
+        if self.problems.count == 0 {
+            Exit::Ok
+        } else {
+            Exit::Incomplete
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "restored volume {} to {}\n  point   {}\n",

@@ -157,10 +157,80 @@ fn a_flipped_byte_is_found_before_anything_is_written() {
     bytes[middle] ^= 1;
     std::fs::remove_file(&segment).expect("remove");
     std::fs::write(&segment, bytes).expect("write");
-    refused(&bench, &[], 30, "segment 2");
-    let output = bench.run(&["verify", "--medium", "medium"]);
-    assert_eq!(output.status.code(), Some(30));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("segment 2"));
+    let verified = bench.run(&["verify", "--medium", "medium"]);
+    assert_eq!(verified.status.code(), Some(30));
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    // What it costs: numbers, what is left, and what can still be told of the files.
+    for words in [
+        "segment 2",
+        "sequence numbers 10 to 13 of epoch 1",
+        "moments up to seq 9",
+    ] {
+        refused(&bench, &[], 30, words);
+        assert!(text.contains(words), "{text}");
+    }
+    let verified = json(&bench.run(&["verify", "--json", "--medium", "medium"]));
+    let damage = &verified["volumes"][0]["damage"][0];
+    assert_eq!(
+        (
+            &damage["first_seq"],
+            &damage["last_seq"],
+            &damage["whole_until_seq"]
+        ),
+        (&10.into(), &13.into(), &9.into())
+    );
+    assert_eq!(bench.restore(&["--at", "seq:9"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_lost_manifest_costs_numbers_and_names_files() {
+    let bench = Bench::new(&story());
+    std::fs::remove_file(bench.segment(1, "manifest.json")).expect("remove");
+    let verified = json(&bench.run(&["verify", "--json", "--medium", "medium"]));
+    let damage = &verified["volumes"][0]["damage"][0];
+    assert_eq!(
+        (
+            &damage["first_seq"],
+            &damage["last_seq"],
+            &damage["records_readable"]
+        ),
+        (&0.into(), &9.into(), &9.into())
+    );
+    let files = damage["files"].to_string();
+    assert!(files.contains(r"/d\\xff\\x0a/f"), "{files}");
+}
+
+/// A label is no part of any journal: without one a restore is refused, and can be had all the same.
+#[test]
+fn a_lost_label_is_said_and_can_be_done_without() {
+    let bench = Bench::new(&story());
+    std::fs::remove_file(bench.path("medium/tapeworm.label.json")).expect("remove");
+    refused(&bench, &[], 30, "label");
+    assert_eq!(
+        bench.run(&["verify", "--medium", "medium"]).status.code(),
+        Some(30)
+    );
+    assert_eq!(bench.restore(&["--without-label"]).status.code(), Some(0));
+}
+
+#[test]
+fn missing_newest_segments_are_found_by_what_the_recorder_said() {
+    let bench = Bench::new(&story());
+    let verify = |durable: &str| {
+        let output = bench.run(&["verify", "--medium", "medium", "--durable", durable]);
+        output.status.code()
+    };
+    assert_eq!(
+        (verify("1:13"), verify("1:14"), verify("2:1")),
+        (Some(0), Some(30), Some(30))
+    );
+    refused(
+        &bench,
+        &["--durable", "1:14"],
+        30,
+        "the journal ends at epoch 1 seq 13",
+    );
+    refused(&bench, &["--durable", "14"], 2, "two numbers");
 }
 
 #[test]
@@ -188,7 +258,7 @@ fn torn_and_foreign_files_do_not_disturb() {
 }
 
 #[test]
-fn a_swapped_manifest_breaks_the_chain() {
+fn an_altered_manifest_is_no_manifest() {
     let bench = Bench::new(&story());
     let path = bench.segment(1, "manifest.json");
     let text = std::fs::read_to_string(&path)
@@ -196,7 +266,7 @@ fn a_swapped_manifest_breaks_the_chain() {
         .replace("\"ext4\"", "\"ext3\"");
     std::fs::remove_file(&path).expect("remove");
     std::fs::write(&path, text).expect("write");
-    refused(&bench, &[], 30, "chain");
+    refused(&bench, &[], 30, "not as it was sealed");
 }
 
 #[test]
