@@ -11,6 +11,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const LINK_TARGET_BYTES_MAX: usize = 4095;
 /// Longest extended attribute value in bytes.
 pub const XATTR_VALUE_BYTES_MAX: usize = 65536;
+/// Most data in one record: many times what a recorder puts there, so that no length is believed whose bytes cannot be there.
+pub const WRITE_BYTES_MAX: u64 = 64 << 20;
 /// Largest file offset that any kernel accepts.
 pub const OFFSET_MAX: u64 = i64::MAX as u64;
 
@@ -388,6 +390,7 @@ fn continued(row: &Row<'_>) -> Result<Option<Continued>, String> {
 
 fn write(row: &Row<'_>, with_data: bool) -> Result<Op, String> {
     let (offset, length) = range(row)?;
+    bounded(length, WRITE_BYTES_MAX, "length of a write")?;
     let data = if with_data {
         need(row.data, "data")?.to_vec()
     } else {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check;
 use crate::error::{Error, Result};
 use crate::manifest::{FORMAT_VERSION, Version, check_format};
+use crate::reader::is_no_object;
 use crate::store::{ObjectKind, Store};
 
 /// Object name of the label.
@@ -125,7 +126,7 @@ impl Label {
                 Ok(_) => problems.push(format!(
                     "{name} is not what was sealed: do not use it, take it from another medium; it costs nothing of the journal"
                 )),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => problems.push(format!(
+                Err(error) if is_no_object(&error) => problems.push(format!(
                     "{name} is missing: take it from another medium; it costs nothing of the journal"
                 )),
                 Err(error) => return Err(Error::io(format!("read {name}"), error)),

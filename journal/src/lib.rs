@@ -10,6 +10,7 @@ mod error;
 pub mod fold;
 mod label;
 mod manifest;
+mod pages;
 mod points;
 mod reader;
 pub mod record;
@@ -20,7 +21,9 @@ pub mod store;
 mod verify;
 mod writer;
 
-pub use convert::{LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, XATTR_VALUE_BYTES_MAX, op_name};
+pub use convert::{
+    LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, WRITE_BYTES_MAX, XATTR_VALUE_BYTES_MAX, op_name,
+};
 pub use damage::Damage;
 pub use error::{Error, Result};
 pub use label::{LABEL_NAME, Label};

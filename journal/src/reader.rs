@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
@@ -92,8 +93,8 @@ impl Segment {
     fn find_damage(&self) -> Result<Option<String>> {
         let object = match self.store.open(&self.name()) {
             Ok(object) => object,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Some(self.damaged("the file is missing")));
+            Err(error) if is_no_object(&error) => {
+                return Ok(Some(self.damaged(NO_FILE)));
             }
             Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
         };
@@ -116,8 +117,8 @@ impl Segment {
         let index = self.manifest.index;
         let object = match self.store.open(&self.name()) {
             Ok(object) => object,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::Integrity(self.damaged("the file is missing")));
+            Err(error) if is_no_object(&error) => {
+                return Err(Error::Integrity(self.damaged(NO_FILE)));
             }
             Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
         };
@@ -148,6 +149,16 @@ impl Segment {
             name: self.name(),
         }
     }
+}
+
+const NO_FILE: &str = "the file is missing, or is no file";
+
+/// Whether there is nothing of the name that was ever sealed.
+pub(crate) fn is_no_object(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+    )
 }
 
 /// A segment's object that no manifest vouches for.

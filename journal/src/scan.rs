@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::label::{LABEL_NAME, Label};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, parse_name, segment_name};
-use crate::reader::{Journal, Problem, Remains, Segment};
+use crate::reader::{Journal, Problem, Remains, Segment, is_no_object};
 use crate::store::{ObjectInfo, Store};
 
 /// What the loss of a label costs.
@@ -339,7 +339,7 @@ fn stray(remains: &Remains, uuid: &str, index: u64) -> Result<Option<String>> {
             )));
         }
         // Its manifest is there, and damaged, and is reported.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(Error::Io { source, .. }) if is_no_object(&source) => return Ok(None),
         Err(error) => return Err(error),
     };
     let (volume, own) = (segment.key("volume"), segment.key("index"));

@@ -21,6 +21,7 @@ use parquet::schema::types::ColumnPath;
 use crate::convert::{from_row, to_row};
 use crate::error::{Error, Result};
 use crate::manifest::RowGroup;
+use crate::pages;
 use crate::record::{Op, Record};
 use crate::schema::{self, Builders, Columns};
 use crate::store::{Append, ReadAt};
@@ -31,6 +32,8 @@ const ROW_GROUP_BYTES: usize = 16 << 20;
 const ROW_GROUP_ROWS: usize = 128 << 10;
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 1024;
+/// Bytes of a footer; ours take some 10 KiB for each row group.
+const FOOTER_BYTES_MAX: u32 = 16 << 20;
 /// Bytes that hold the header of most pages.
 const PAGE_HEADER_BYTES: usize = 256;
 /// Bytes that a row takes besides its variable ones, for accounting.
@@ -316,11 +319,11 @@ impl SegmentReader {
             },
             error => Error::Integrity(format!("{name} is no segment: {error}")),
         };
-        let chunks = Chunks(object);
-        let metadata = guarded(name, || {
-            ArrowReaderMetadata::load(&chunks, ArrowReaderOptions::default())
-        })?
-        .map_err(broken)?;
+        check_footer(&*object).map_err(|why| Error::Integrity(format!("{name} is no segment: {why}")))?;
+        let chunks = Chunks(Arc::clone(&object));
+        // What Arrow left in the file of its own is not needed, and not looked at.
+        let options = ArrowReaderOptions::default().with_skip_arrow_metadata(true);
+        let metadata = guarded(name, || ArrowReaderMetadata::load(&chunks, options))?.map_err(broken)?;
         let keys = metadata
             .metadata()
             .file_metadata()
@@ -330,19 +333,20 @@ impl SegmentReader {
             .filter_map(|pair| Some((pair.key.clone(), pair.value.clone()?)))
             .collect();
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(chunks, metadata);
-        let mask = match projection {
-            Projection::All => ProjectionMask::all(),
-            Projection::Metadata => {
-                let schema = builder.parquet_schema();
-                let names: Vec<&str> = schema
-                    .columns()
-                    .iter()
-                    .map(|column| column.name())
-                    .filter(|name| *name != schema::DATA)
-                    .collect();
-                ProjectionMask::columns(schema, names)
-            }
+        let known = schema::schema();
+        let is_read = |column: &str| {
+            known.field_with_name(column).is_ok() && (projection == Projection::All || column != schema::DATA)
         };
+        let columns = builder.parquet_schema().columns();
+        let wanted = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| is_read(&column.path().string()));
+        let mask = ProjectionMask::leaves(builder.parquet_schema(), wanted.map(|(leaf, _)| leaf));
+        for group in builder.metadata().row_groups() {
+            pages::check(&*object, group, |column| is_read(&column.column_path().string()))
+                .map_err(|why| Error::Integrity(format!("{name} is no segment: {why}")))?;
+        }
         let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
         let batches = guarded(name, || builder.build())?.map_err(broken)?;
         Ok(Self {
@@ -405,6 +409,21 @@ impl SegmentReader {
         self.row += 1;
         Ok(Some((row, record)))
     }
+}
+
+/// Refuses a footer that is larger than any of ours: it is read and unpacked as one.
+fn check_footer(object: &dyn ReadAt) -> std::result::Result<(), String> {
+    let mut tail = [0; 8];
+    let at = object.bytes().checked_sub(8).ok_or("it is too short")?;
+    object
+        .read_exact_at(&mut tail, at)
+        .map_err(|error| error.to_string())?;
+    let [a, b, c, d, ..] = tail;
+    let bytes = u32::from_le_bytes([a, b, c, d]);
+    if bytes > FOOTER_BYTES_MAX {
+        return Err(format!("a footer of {bytes} bytes"));
+    }
+    Ok(())
 }
 
 /// Runs Parquet's own code: on bytes that are none of ours it may panic, which is one more way of saying so.

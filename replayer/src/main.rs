@@ -2,6 +2,7 @@
 //! command line to a command and to the exit code; no behaviour.
 
 mod cli;
+mod cloned;
 mod damage;
 mod dump;
 mod exit;

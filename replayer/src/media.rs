@@ -16,11 +16,12 @@ use journal::{At, Journal, Problem, Projection, Reader, ResolvedPoint, VolumeInf
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use crate::cloned::Cloned;
 use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
 use crate::progress::{Progress, Unit};
 use crate::restore::build::{Builder, Built, RawInode};
-use crate::restore::plan::{Piece, Plan, RowRef};
+use crate::restore::plan::{Kind, Piece, Plan, RowRef};
 use crate::restore::problems::Problems;
 
 /// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
@@ -181,7 +182,9 @@ impl Point<'_> {
     pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
         self.check_holes(allow_holes, problems)?;
         let mut state = State::new();
+        let mut cloned = Cloned::default();
         self.each(Projection::Metadata, |row, record| {
+            cloned.check(&state, record)?;
             state.apply(row, record);
             Ok(())
         })?;
@@ -189,8 +192,18 @@ impl Point<'_> {
         let inodes: HashMap<InodeKey, RawInode> =
             state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
         let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
+        let mut noted = Vec::new();
         for (key, inode) in state.inodes() {
             let Some(&node) = index.get(key) else { continue };
+            // What is written goes where its name leads: into a device or pipe that the journal also made, it would leave the target.
+            if !inode.extents.is_empty() && !matches!(plan.node(node).kind, Kind::File { .. }) {
+                let what = format!("{} is no file and has content", plan.path(node));
+                if !allow_holes {
+                    return Err(integrity(format!("the journal contradicts itself: {what}")));
+                }
+                noted.push(what);
+                continue;
+            }
             for extent in inode.extents.iter() {
                 plan.pieces.push(Piece {
                     row: row_ref(extent.source.row)?,
@@ -201,6 +214,9 @@ impl Point<'_> {
                 });
             }
         }
+        noted
+            .into_iter()
+            .for_each(|what| problems.note(format!("left out: {what}")));
         plan.pieces.sort_unstable();
         Ok(Folded { plan })
     }

@@ -16,7 +16,9 @@ use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
 use crate::vm::power::{self, PowerCuts};
 use crate::vm::roundtrip::FileSystem;
-use crate::{Outcome, build, check_machines, check_scenarios, deploy_trial, matrix, soak, tidy, toolchain};
+use crate::{
+    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, soak, tidy, toolchain,
+};
 
 /// Which checks to run.
 #[derive(Args)]
@@ -42,6 +44,9 @@ pub(crate) struct TestArgs {
     /// With --power-cuts: the first seed
     #[arg(long, value_name = "SEED", default_value_t = 100, requires = "power_cuts")]
     cut_seed: u64,
+    /// Fuzz what reads media and the spool instead, each target for so many seconds [600]; finds are kept in the cache
+    #[arg(long, group = "long-run", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
+    fuzz: Option<u64>,
     #[command(flatten)]
     soak_args: soak::SoakArgs,
     #[command(flatten)]
@@ -112,9 +117,13 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         soak,
         power_cuts,
         cut_seed,
+        fuzz,
         soak_args,
         cells,
     } = args;
+    if let Some(seconds) = fuzz {
+        return fuzz::run(seconds);
+    }
     if matrix {
         return matrix::run(&cells, &only);
     }

@@ -11,6 +11,7 @@ mod debian;
 mod demo;
 mod deploy;
 mod deploy_trial;
+mod fuzz;
 mod matrix;
 mod random;
 mod setup;

@@ -8,7 +8,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use super::{Append, ObjectInfo, ObjectKind, ReadAt, Store, check_name};
 
@@ -131,14 +132,24 @@ impl Store for DirStore {
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
         check_name(name)?;
         let path = self.root.join(name);
-        if !path.symlink_metadata()?.is_file() {
-            return Err(io::Error::new(
+        // Neither through a link nor waiting for the other end of a pipe.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let is_none = || {
+            io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("{} is not a regular file", path.display()),
-            ));
+            )
+        };
+        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(is_none()),
+            Err(error) => return Err(error.into()),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(is_none());
         }
-        let file = File::open(path)?;
-        let bytes = file.metadata()?.len();
+        let bytes = metadata.len();
         Ok(Box::new(DirObject { file, bytes }))
     }
 
@@ -193,7 +204,7 @@ impl Append for DirAppend {
         self.file.sync_all()?;
         match rustix::fs::renameat_with(CWD, &temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
             // vfat and some network file systems have no such flag; the only writer has seen that the name is free.
-            Err(rustix::io::Errno::INVAL) if self.target.symlink_metadata().is_err() => {
+            Err(Errno::INVAL) if self.target.symlink_metadata().is_err() => {
                 fs::rename(&temporary, &self.target)?;
             }
             result => result?,

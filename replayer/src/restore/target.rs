@@ -12,7 +12,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
 use super::plan::{NodeIndex, Plan};
@@ -187,6 +187,11 @@ impl Target {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = openat2(&parent, plan.name(node), flags, Mode::empty(), RESOLVE)
             .with_context(|| format!("open {} for writing", plan.path(node)))?;
+        // Somebody may have put a device in its place.
+        let kind = FileType::from_raw_mode(fstat(&fd).context("look at a file of the target")?.st_mode);
+        if kind != FileType::RegularFile {
+            bail!("{} is no regular file any more", plan.path(node));
+        }
         let file = Rc::new(File::from(fd));
         self.files.put(node, Rc::clone(&file));
         Ok(file)

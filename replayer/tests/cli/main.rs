@@ -1,6 +1,7 @@
 //! The built binary against journals written by `journal::Writer`: results, exit codes, and what it leaves untouched.
 
 mod bench;
+mod hostile;
 mod stepwise;
 
 use journal::record::{Attributes, InodeKey, Op, Record};
