@@ -5,7 +5,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -41,7 +41,7 @@ pub(crate) fn run(seconds: u64) -> Outcome {
     })
 }
 
-fn one(tools: &PathBuf, target: &str, seconds: u64) -> Result<()> {
+fn one(tools: &Path, target: &str, seconds: u64) -> Result<()> {
     let root = setup::workspace_root();
     let finds = setup::cache_dir()?.join("fuzz").join(target);
     fs::create_dir_all(&finds).with_context(|| format!("create {}", finds.display()))?;
