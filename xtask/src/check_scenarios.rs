@@ -47,6 +47,14 @@ const fn plain(name: &'static str) -> Script {
     }
 }
 
+/// A script that wants programs which few others want: all such share one root, which takes minutes to make.
+const fn others(name: &'static str) -> Script {
+    Script {
+        packages: &["dbench", "dpkg-repack", "postgresql", "stress-ng"],
+        ..plain(name)
+    }
+}
+
 const EVERYDAY: Script = plain("everyday.sh");
 const CONTENT: Script = plain("content.py");
 const PROGRAMS: Script = plain("programs.sh");
@@ -70,6 +78,14 @@ const SCRIPTS: &[Script] = &[
     plain("sqlite-writers.py"),
     plain("git-maintenance.sh"),
     plain("rsync-modes.sh"),
+    others("postgresql.sh"),
+    others("dpkg-root.sh"),
+    others("dbench.sh"),
+    others("stress-ng.sh"),
+    Script {
+        source: Some("busybox"),
+        ..plain("source-tree.sh")
+    },
 ];
 
 /// One round trip of a script.
