@@ -5,6 +5,7 @@
 
 use core::ffi::c_void;
 
+use abi::Counter;
 use abi::throttle::{HOLD_NS_MAX, NS_PER_KIB, RING_BYTES, SLOTS, UNTIL_NS};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_AVAIL_DATA};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -12,7 +13,7 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 
-use crate::maps::EVENTS;
+use crate::maps::{EVENTS, count};
 
 #[map]
 static THROTTLE: Array<u64> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
@@ -39,13 +40,24 @@ fn wish(slot: u32) -> u64 {
         .map_or(0, |slot| unsafe { slot.read_volatile() })
 }
 
+impl Hold {
+    #[inline(always)]
+    fn is_over(&self, now_ns: u64) -> bool {
+        now_ns >= self.end_ns
+            || (now_ns >= self.begin_ns && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) <= self.ring_bytes)
+    }
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
 #[inline(never)]
 extern "C" fn round(_index: u32, hold: *const Hold) -> i64 {
-    // SAFETY: a local of the caller of bpf_loop; the helper takes nothing.
-    let (hold, now_ns) = unsafe { (&*hold, bpf_ktime_get_ns()) };
-    let is_over = now_ns >= hold.end_ns
-        || (now_ns >= hold.begin_ns && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) <= hold.ring_bytes);
-    i64::from(is_over)
+    // SAFETY: a local of the caller of bpf_loop.
+    i64::from(unsafe { &*hold }.is_over(now_ns()))
 }
 
 /// Holds the writer of so many bytes, if that is asked for.
@@ -55,16 +67,18 @@ pub(crate) fn hold_writer(bytes: u64) {
     if until_ns == 0 {
         return;
     }
-    // SAFETY: takes nothing.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    if now_ns >= until_ns {
+    let since_ns = now_ns();
+    if since_ns >= until_ns {
         return;
     }
     let mut hold = Hold {
-        begin_ns: now_ns + (bytes >> 10) * wish(NS_PER_KIB),
-        end_ns: now_ns + HOLD_NS_MAX,
+        begin_ns: since_ns + (bytes >> 10) * wish(NS_PER_KIB),
+        end_ns: since_ns + HOLD_NS_MAX,
         ring_bytes: wish(RING_BYTES),
     };
+    if hold.is_over(since_ns) {
+        return;
+    }
     // SAFETY: callback and context have the signature that bpf_loop wants.
     unsafe {
         bpf_loop(
@@ -74,4 +88,5 @@ pub(crate) fn hold_writer(bytes: u64) {
             0,
         );
     }
+    count(Counter::HeldNs, now_ns() - since_ns);
 }

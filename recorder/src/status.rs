@@ -39,7 +39,7 @@ pub(crate) struct VolumeStatus {
     pub(crate) bytes_captured: u64,
     /// Bytes of segments on the medium, written in this run.
     pub(crate) bytes_written: u64,
-    /// Time that writers were slowed down in this run, milliseconds.
+    /// Time that writers were held since the programs were attached, milliseconds.
     pub(crate) throttled_ms: u64,
     /// Events from the kernel.
     pub(crate) events: u64,

@@ -31,7 +31,7 @@ arm() {
     oracle digest /origin --out "/run/$1" --exclude lost+found > /dev/null
     expect 0 "detached" recorder detach
     ended 0 ""
-    lost=$(replayer dump --medium "/medium/$1" --json-lines 2> /dev/null | jq -r 'select(.op == "hole") | .last_seq - .seq + 1' |
+    lost=$(replayer dump --medium "/medium/$1" --json-lines 2> /dev/null | jq -r 'select(.op == "hole") | (.last_seq // .seq) - .seq + 1' |
         awk '{ all += $1 } END { print all + 0 }')
     echo "$1: the burst took $took_ms ms, writers were slowed for $slowed_ms ms, $lost events were lost"
 }

@@ -19,7 +19,7 @@ pub use shared::{Counter, LOST_SLOTS, LostSlot, SEQ_SLOT_NEXT, lost_flags, throt
 
 /// Changes whenever a layout or a kind here changes, or that of the recorder's own records in its spool; what a recorder of another version
 /// left is not taken over.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Longest directory entry name in bytes, on every Linux file system.
 pub const NAME_BYTES_MAX: usize = 255;

@@ -31,8 +31,10 @@ pub enum Counter {
     MapWriteBack = 7,
     /// Operations whose end a return probe did not see.
     ExitMissed = 8,
+    /// Nanoseconds that writers were held.
+    HeldNs = 9,
     /// Number of counters.
-    Count = 9,
+    Count = 10,
 }
 
 /// Slots of the array map `THROTTLE` (u64, mmap-able), by which the recorder asks the programs to slow writers down.

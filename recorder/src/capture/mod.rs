@@ -408,4 +408,4 @@ fn config_bytes(config: &Config) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(config).cast::<u8>(), size_of::<Config>()) }
 }
 
-const _: () = assert!(Counter::Count as u32 == 9);
+const _: () = assert!(Counter::Count as u32 == 10);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use abi::Counter;
 use anyhow::{Context as _, Result};
 use journal::VolumeInfo;
 use journal::store::Store;
@@ -325,6 +326,10 @@ impl Session {
     /// Numbers for `recorder status`.
     pub(crate) fn status(&self) -> VolumeStatus {
         let status = self.sink.handle.status();
+        let held_ns = self
+            .parts()
+            .as_ref()
+            .map(|parts| parts.capture.counters().get(Counter::HeldNs));
         let misses = self
             .misses_seen
             .lock()
@@ -348,7 +353,7 @@ impl Session {
             spool_bytes: status.spool_bytes,
             bytes_captured: status.bytes_captured,
             bytes_written: status.bytes_written,
-            throttled_ms: status.throttled_ms,
+            throttled_ms: held_ns.map_or(0, |held_ns| held_ns / 1_000_000),
             events: status.events,
             holes_open: status.holes_open,
             misses,

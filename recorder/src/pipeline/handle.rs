@@ -34,8 +34,6 @@ pub(crate) struct PipelineStatus {
     pub(crate) bytes_captured: u64,
     /// Bytes of sealed segments.
     pub(crate) bytes_written: u64,
-    /// Time that writers were slowed down, milliseconds.
-    pub(crate) throttled_ms: u64,
     /// Sealed segments.
     pub(crate) segments: u64,
     /// Holes that are not repaired.
@@ -270,7 +268,6 @@ impl Handle {
             events: number(&shared.events),
             bytes_captured: number(&shared.bytes_captured),
             bytes_written: number(&shared.bytes_written),
-            throttled_ms: number(&shared.throttled_ms),
             segments: number(&shared.segments),
             holes_open: lock(&shared.holes).len() as u64,
             error,

@@ -59,8 +59,7 @@ impl<E: Events> Drain<E> {
                 (state.spool.is_full(), state.spool.used_bytes())
             };
             let is_slowing = self.throttle.as_mut().is_some_and(|throttle| {
-                let slowed_ms = throttle.look(self.events.fill_bytes(), used_bytes);
-                self.shared.throttled_ms.fetch_add(slowed_ms, Ordering::Relaxed);
+                throttle.look(self.events.fill_bytes(), used_bytes);
                 throttle.is_slowing()
             });
             if is_full {

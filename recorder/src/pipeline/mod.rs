@@ -254,7 +254,6 @@ fn new_shared(
         events: AtomicU64::new(0),
         bytes_captured: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
-        throttled_ms: AtomicU64::new(0),
         segments: AtomicU64::new(0),
         holes: Mutex::default(),
         steps: AtomicU64::new(0),

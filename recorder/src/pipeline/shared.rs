@@ -59,8 +59,6 @@ pub(super) struct Shared {
     pub(super) events: AtomicU64,
     pub(super) bytes_captured: AtomicU64,
     pub(super) bytes_written: AtomicU64,
-    /// Time that writers were slowed down, milliseconds.
-    pub(super) throttled_ms: AtomicU64,
     pub(super) segments: AtomicU64,
     /// Holes that are not repaired, by their first number.
     pub(super) holes: Mutex<BTreeSet<u64>>,

@@ -56,7 +56,7 @@ pub(crate) struct Throttle {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Free,
-    Slowing { since: Instant, counted: Instant },
+    Slowing { since: Instant },
     GivenUp,
 }
 
@@ -72,15 +72,11 @@ impl Throttle {
         }
     }
 
-    /// Looks at the fills, and does what they want. Returns for how long writers were slowed since the last look, in milliseconds.
-    pub(super) fn look(&mut self, ring_fill_bytes: u64, spool_used_bytes: u64) -> u64 {
+    /// Looks at the fills, and does what they want.
+    pub(super) fn look(&mut self, ring_fill_bytes: u64, spool_used_bytes: u64) {
         let pressure = pressure(spool_used_bytes, self.spool_bytes_max, SPOOL_FILLS);
         let is_tight = pressure > 0 || ring_fill_bytes > self.ring_bytes;
-        let (now, mut slowed_ms) = (Instant::now(), 0);
-        if let State::Slowing { counted, .. } = &mut self.state {
-            slowed_ms = u64::try_from((now - *counted).as_millis()).unwrap_or(0);
-            *counted += Duration::from_millis(slowed_ms);
-        }
+        let now = Instant::now();
         self.state = match self.state {
             _ if !is_tight => State::Free,
             State::Free => {
@@ -88,12 +84,9 @@ impl Throttle {
                     tracing::warn!("ring or spool are filling up: writers are slowed down");
                     self.said = Some(now);
                 }
-                State::Slowing {
-                    since: now,
-                    counted: now,
-                }
+                State::Slowing { since: now }
             }
-            State::Slowing { since, .. } if now - since >= self.time_max => {
+            State::Slowing { since } if now - since >= self.time_max => {
                 tracing::warn!(
                     "writers were slowed down for {:?}, and ring or spool are as full as before: they go on at full speed, and what finds \
                      no place becomes a hole",
@@ -108,7 +101,6 @@ impl Throttle {
             let ns_per_kib = NS_PER_KIB_MAX * pressure / PRESSURE_MAX;
             self.brake.ask(ns_per_kib, self.ring_bytes, LASTS);
         }
-        slowed_ms
     }
 
     /// Whether writers are slowed down now.
@@ -191,14 +183,5 @@ mod tests {
         throttle.look(0, 0);
         throttle.look(1000, 0);
         assert!(asked.0.lock().unwrap().is_some());
-    }
-
-    #[test]
-    fn the_time_is_told() {
-        let mut throttle = throttle(&Asked::default());
-        assert_eq!(throttle.look(1000, 0), 0);
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(throttle.look(0, 0) >= 5);
-        assert_eq!(throttle.look(0, 0), 0);
     }
 }
