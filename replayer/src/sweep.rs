@@ -8,135 +8,29 @@
 //! `REPLAYER_SWEEP=full` in the environment every bit of everything is flipped, and everything cut at every byte (hours):
 //! `REPLAYER_SWEEP=full cargo test -p replayer sweep -- --nocapture`.
 
+mod medium;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
+use fastrand::Rng;
+use journal::Reader;
 use journal::store::DirStore;
-use journal::{Label, Reader, VolumeInfo, Writer};
 
+use self::medium::{LAST_SEQ, UUID};
 use crate::cli::{Durable, MediaArgs, RestoreArgs, VerifyArgs};
 use crate::exit::{Exit, exit_of};
 use crate::output::Format;
 
-const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
-const LAST_SEQ: u64 = 14;
 /// A volume of which nothing is on the medium.
 const OTHER_UUID: &str = "fedcba98-0123-4567-89ab-cdef01234567";
 
-fn key(ino: u64) -> InodeKey {
-    InodeKey { ino, generation: 1 }
-}
-
-fn record(seq: u64, ino: u64, mode: Option<u32>, op: Op) -> Record {
-    let time = Some(Time {
-        sec: 1_700_000_000,
-        nsec: 5,
-    });
-    let attributes = Attributes {
-        mode,
-        uid: mode.map(|_| 0),
-        gid: mode.map(|_| 0),
-        mtime: mode.and(time),
-        ..Attributes::default()
-    };
-    Record {
-        seq,
-        last_seq: seq,
-        time_ns: 1_790_000_000_000_000_000 + i64::try_from(seq).expect("small"),
-        inode: key(ino),
-        attributes,
-        from_snapshot: false,
-        actor: Actor::default(),
-        op,
-    }
-}
-
-fn create(seq: u64, ino: u64, mode: u32, parent: u64, name: &str) -> Record {
-    let entry = Entry {
-        parent: key(parent),
-        name: name.into(),
-    };
-    let op = Op::Create {
-        entry,
-        dir: DirTimes::default(),
-        link_target: None,
-    };
-    record(seq, ino, Some(mode), op)
-}
-
-fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
-    let op = Op::Write {
-        offset,
-        data: data.to_vec(),
-        length: data.len() as u64,
-    };
-    record(seq, ino, None, op)
-}
-
-fn mark(seq: u64, name: &str) -> Record {
-    let op = Op::Mark {
-        name: name.to_owned(),
-    };
-    Record {
-        inode: InodeKey::default(),
-        ..record(seq, 0, None, op)
-    }
-}
-
-/// Three segments: a base, two files, and a last word.
-fn story() -> Vec<Vec<Record>> {
-    let whole = Op::Snapshot {
-        link_target: None,
-        scope: SnapshotScope::Whole,
-    };
-    vec![
-        vec![
-            record(1, 1, None, Op::BaseBegin { continues: None }),
-            record(2, 1, Some(0o040_755), whole),
-            record(3, 1, None, Op::SnapshotEnd { begin_seq: 2 }),
-            record(4, 1, None, Op::BaseEnd { begin_seq: 1 }),
-            create(5, 2, 0o040_755, 1, "d"),
-            create(6, 3, 0o100_644, 2, "f"),
-            write(7, 3, 0, b"one, long"),
-        ],
-        vec![
-            create(8, 4, 0o100_600, 1, "g"),
-            write(9, 4, 4096, &[7; 5000]),
-            mark(10, "first"),
-        ],
-        vec![
-            write(11, 3, 0, b"TWO"),
-            create(12, 5, 0o100_644, 2, "h"),
-            write(13, 5, 0, b"three"),
-            mark(LAST_SEQ, "second"),
-        ],
-    ]
-}
-
-/// Puts the story on a new medium, and gives all files of that by name.
+/// Makes the medium, and gives all its files by name.
 fn make_medium(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    fs::create_dir(path).expect("make");
-    let store = Arc::new(DirStore::open(path).expect("open"));
-    Label::ensure(&*store, &[b'#'; 300], 1).expect("label");
-    let volume = VolumeInfo {
-        uuid: UUID.to_owned(),
-        fs_type: "ext4".to_owned(),
-        root: key(1),
-        mount_path: "/srv".to_owned(),
-        hostname: "host".to_owned(),
-        ..VolumeInfo::default()
-    };
-    let mut writer = Writer::open(store, volume).expect("open");
-    for segment in story() {
-        for record in &segment {
-            writer.push(record).expect("push");
-        }
-        writer.seal().expect("seal");
-    }
+    medium::make(path);
     files(path)
 }
 
@@ -181,18 +75,6 @@ fn tree(root: &Path) -> Vec<(String, u32, i64, Vec<u8>)> {
     }
     found.sort();
     found
-}
-
-/// Numbers from a seed: the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }
 
 /// What a restore may do, besides refusing.
@@ -348,18 +230,18 @@ impl Bench {
     }
 
     /// Flips and cuts one file.
-    fn rot(&mut self, name: &str, stride: usize, cut_stride: usize, allowed: Allowed, random: &mut Random) {
+    fn rot(&mut self, name: &str, stride: usize, cut_stride: usize, allowed: Allowed, random: &mut Rng) {
         let sound = self.sound[name].clone();
         let (stride, cut_stride) = if self.is_full {
             (1, 1)
         } else {
             (stride, cut_stride)
         };
-        let start = usize::try_from(random.next()).unwrap_or(0) % stride;
+        let start = random.usize(..stride);
         for at in (start..sound.len()).step_by(stride) {
             let bits = if self.is_full { 0..8 } else { at % 8..at % 8 + 1 };
             for bit in bits {
-                let bit = (bit as u64 + random.next()) % 8;
+                let bit = (bit as u64 + random.u64(..)) % 8;
                 let mut bytes = sound.clone();
                 bytes[at] ^= 1 << bit;
                 self.try_out(
@@ -420,7 +302,7 @@ fn journal_names() -> Vec<String> {
 
 #[test]
 fn rot_of_label_and_manifests() {
-    let (mut bench, mut random) = (Bench::new(), Random(4));
+    let (mut bench, mut random) = (Bench::new(), Rng::with_seed(4));
     for name in journal_names().iter().filter(|name| name.ends_with("json")) {
         bench.rot(name, 6, 61, Allowed::Refusal, &mut random);
     }
@@ -429,7 +311,7 @@ fn rot_of_label_and_manifests() {
 
 #[test]
 fn rot_of_segments_and_of_what_explains_the_medium() {
-    let (mut bench, mut random) = (Bench::new(), Random(5));
+    let (mut bench, mut random) = (Bench::new(), Rng::with_seed(5));
     for name in journal_names().iter().filter(|name| name.ends_with("parquet")) {
         bench.rot(name, 97, 597, Allowed::Refusal, &mut random);
     }

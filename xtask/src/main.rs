@@ -13,7 +13,6 @@ mod deploy;
 mod deploy_trial;
 mod fuzz;
 mod matrix;
-mod random;
 mod setup;
 mod soak;
 mod tidy;

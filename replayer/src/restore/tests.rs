@@ -8,9 +8,10 @@ use journal::record::{Attributes, InodeKey, Time};
 use rustix::fs::makedev;
 
 use super::build::{Builder, RawInode};
+use super::execute;
+use super::place::open_directory;
 use super::plan::{Piece, Plan, RowRef};
 use super::problems::Problems;
-use super::{execute, open_directory};
 
 fn key(ino: u64) -> InodeKey {
     InodeKey { ino, generation: 7 }

@@ -10,8 +10,7 @@ use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-
-use crate::random::Random;
+use fastrand::Rng;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
@@ -112,9 +111,9 @@ pub(super) fn replay_cut(log: &Path, image: &Path, seed: u64) -> Result<CutOff> 
         .iter()
         .rposition(|entry| entry.flags & FLUSH != 0)
         .map_or(0, |last| last + 1);
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     // From a cache that is nearly on the disk to one that is lost as a whole.
-    let kept_percent = match random.below(4) {
+    let kept_percent = match random.u64(..4) {
         0 => 0,
         1 => 50,
         2 => 90,
@@ -133,13 +132,13 @@ pub(super) fn replay_cut(log: &Path, image: &Path, seed: u64) -> Result<CutOff> 
         }
         let mut wanted = sectors;
         if number >= flushed && flags & FUA == 0 {
-            if random.below(100) >= kept_percent {
+            if random.u64(..100) >= kept_percent {
                 lost += 1;
                 continue;
             }
             kept += 1;
-            if random.below(4) == 0 {
-                wanted = random.below(sectors + 1);
+            if random.u64(..4) == 0 {
+                wanted = random.u64(..=sectors);
             }
         }
         log.seek(SeekFrom::Start(data_at)).context("seek in the log")?;

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
 use super::kernel::Kernel;
-use super::machine::{KERNEL_ARGS, guest_init};
+use super::machine::guest_init;
+use super::qemu::KERNEL_ARGS;
 use crate::setup;
 
 /// A guest under working KVM needs a second or two.

@@ -9,6 +9,7 @@ pub(crate) mod kernel;
 mod kvm;
 pub(crate) mod machine;
 pub(crate) mod power;
+mod qemu;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum as _;
+use fastrand::Rng;
 
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Cut, Disk, Machine};
 use super::roundtrip::{FileSystem, Shown};
 use super::run::{GUEST_LIBRARY, GUEST_SCRIPT, project_binaries, script_command};
 use super::{blank_image, blocklog, ensure_host, root, run_dir};
-use crate::random::Random;
 use crate::setup;
 
 /// What the guest says when it may be cut.
@@ -125,9 +125,9 @@ pub(crate) fn pass(of: &PowerCuts) -> Result<()> {
     for (name, mib) in LOGGED.iter().chain([&KEEP]) {
         blank_image(&series.dir, name, *mib)?;
     }
-    let mut random = Random::new(of.seed);
+    let mut random = Rng::with_seed(of.seed);
     for boot in 0..of.cuts {
-        let after = Duration::from_millis(random.below(CUT_AFTER_MAX_MS));
+        let after = Duration::from_millis(random.u64(..CUT_AFTER_MAX_MS));
         series.cut(boot, after, &mut random)?;
     }
     series.boot(of.cuts, "last", series.disks(None)?)?;
@@ -186,7 +186,7 @@ impl Series<'_> {
     }
 
     /// Boots, cuts the power some time after the guest allows it, and leaves the disks as they may be then.
-    fn cut(&self, boot: u64, after: Duration, random: &mut Random) -> Result<()> {
+    fn cut(&self, boot: u64, after: Duration, random: &mut Rng) -> Result<()> {
         let dir = self.dir.join(format!("boot-{boot}"));
         fs::create_dir(&dir).context("create directory of a boot")?;
         for (name, _) in LOGGED {
@@ -205,7 +205,7 @@ impl Series<'_> {
             fs::rename(dir.join(format!("{name}.before")), &image)
                 .with_context(|| format!("take {name} back to before"))?;
             let log = dir.join(format!("{name}-log.img"));
-            let off = blocklog::replay_cut(&log, &image, random.below(u64::MAX))
+            let off = blocklog::replay_cut(&log, &image, random.u64(..))
                 .with_context(|| format!("cut the writes of {name}"))?;
             fs::remove_file(&log).context("remove a log of writes")?;
             setup::say(&format!(
