@@ -25,7 +25,7 @@ pub(crate) use hooks::{Hook, HookState, survey};
 pub(crate) use kernel::Kernel;
 use probes::{Probes, Side};
 pub(crate) use ring::Ring;
-pub(crate) use shared::{Counters, Lost, Sequence, Throttle};
+pub(crate) use shared::{Counters, Lost, Sequence, ThrottleArray};
 pub(crate) use volume::{SUPPORT, Support, Volume};
 
 /// The programs, as `cargo xtask build` made them; empty where they were not built.
@@ -58,7 +58,7 @@ pub(crate) struct Capture {
     sequence: Sequence,
     counters: Counters,
     lost: Lost,
-    throttle: Option<Throttle>,
+    throttle: Option<ThrottleArray>,
     messages: Option<Messages>,
 }
 
@@ -163,7 +163,7 @@ impl Capture {
             sequence: Sequence::new(sequence.fd().as_fd())?,
             counters: Counters::new(map("COUNTERS")?.fd().as_fd())?,
             lost: Lost::new(map("LOST")?.fd().as_fd())?,
-            throttle: Some(Throttle::new(map("THROTTLE")?.fd().as_fd())?),
+            throttle: Some(ThrottleArray::new(map("THROTTLE")?.fd().as_fd())?),
             programs,
             probes: Probes::of(uuid),
             pin_dir,
@@ -193,7 +193,7 @@ impl Capture {
     ///
     /// # Errors
     /// When it was taken before.
-    pub(crate) fn take_throttle(&mut self) -> Result<Throttle> {
+    pub(crate) fn take_throttle(&mut self) -> Result<ThrottleArray> {
         self.throttle
             .take()
             .context("somebody slows writers down already")

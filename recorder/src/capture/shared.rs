@@ -119,9 +119,9 @@ impl Sequence {
 }
 
 /// What the programs are asked for while something is about to be full.
-pub(crate) struct Throttle(Mapping);
+pub(crate) struct ThrottleArray(Mapping);
 
-impl Throttle {
+impl ThrottleArray {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Result<Self> {
         let bytes = throttle::SLOTS as usize * 8;
         Ok(Self(Mapping::new(

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::throttle::Brake;
-use crate::capture::{Counters, Lost, Ring, Sequence, Throttle};
+use crate::capture::{Counters, Lost, Ring, Sequence, ThrottleArray};
 
 /// Where events come from; there is one reader.
 pub(crate) trait Events: Send + 'static {
@@ -63,13 +63,13 @@ impl Events for Ring {
     }
 }
 
-impl Brake for Throttle {
+impl Brake for ThrottleArray {
     fn ask(&self, ns_per_kib: u64, ring_bytes: u64, lasts: Duration) {
-        Throttle::ask(self, ns_per_kib, ring_bytes, lasts);
+        ThrottleArray::ask(self, ns_per_kib, ring_bytes, lasts);
     }
 
     fn release(&self) {
-        Throttle::release(self);
+        ThrottleArray::release(self);
     }
 }
 

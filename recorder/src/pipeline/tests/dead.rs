@@ -42,6 +42,19 @@ fn begun() -> Rig {
     rig
 }
 
+/// With an event that found no room, and one after it.
+fn with_a_loss() -> Rig {
+    let rig = begun();
+    let seq = rig.number();
+    rig.lost(abi::LostSlot {
+        seq,
+        ..abi::LostSlot::default()
+    });
+    rig.captured(20, 100);
+    rig.until("it is in the spool", |rig| rig.handle.status().events >= 2);
+    rig
+}
+
 #[test]
 fn a_medium_without_the_volume_has_no_past() {
     let rig = Rig::with(patient());
@@ -101,25 +114,11 @@ fn what_does_not_say_what_it_changed_is_said() {
     assert!(why(&rig.kill()).contains("does not say"));
 
     // An event that found no room, and is no hole in the journal yet.
-    let rig = begun();
-    let seq = rig.number();
-    rig.lost(abi::LostSlot {
-        seq,
-        ..abi::LostSlot::default()
-    });
-    rig.captured(20, 100);
-    rig.until("it is in the spool", |rig| rig.handle.status().events >= 2);
+    let rig = with_a_loss();
     assert!(why(&rig.kill()).contains("no room"));
 
     // Once it stands in the journal, that tells of it.
-    let rig = begun();
-    let seq = rig.number();
-    rig.lost(abi::LostSlot {
-        seq,
-        ..abi::LostSlot::default()
-    });
-    rig.captured(20, 100);
-    rig.until("it is in the spool", |rig| rig.handle.status().events >= 2);
+    let rig = with_a_loss();
     rig.flush();
     drop(find(&rig.kill()));
 }
