@@ -6,8 +6,9 @@ kinds=(access aio aiol chattr chmod chown copy-file dentry dir dirdeep fallocate
 mkdir stress
 run() {
     for kind in "$@"; do
-        # 3 is "not implemented here".
-        stress-ng --temp-path "$PWD/stress" --keep-files --timeout 2s --quiet "--$kind" 2 > "$kind.log" 2>&1 || [ $? -le 3 ]
+        # One that fails (2), finds no room (3) or does not exist on this kernel (4) has still done what it has; an option that stress-ng
+        # does not know (1) is a mistake here.
+        stress-ng --temp-path "$PWD/stress" --keep-files --timeout 2s --quiet "--$kind" 2 > "$kind.log" 2>&1 || [[ $? =~ ^[234]$ ]]
     done
 }
 run "${kinds[@]:0:17}"
