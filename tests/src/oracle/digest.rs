@@ -17,6 +17,8 @@ use super::{flags, ranges, xattrs};
 const CHUNK_BYTES: usize = 1 << 20;
 /// Directories kept open.
 const DIRECTORIES_OPEN_MAX: usize = 64;
+/// Files up to this size are read whole, whatever the file system says of where they have data: it may be wrong.
+const READ_WHOLE_BYTES_MAX: u64 = 64 << 20;
 /// Ranges kept of one file's allocation map.
 const RANGES_MAX: usize = 4096;
 
@@ -237,11 +239,18 @@ impl Walk<'_> {
         Ok(directory)
     }
 
-    /// Hash of a file's size and data; a hole counts as zeros without being read, so that a hole of 1 TiB costs nothing.
+    /// Hash of a file's size and data; a hole counts as zeros, in a large file without being read, so that one of 1 TiB costs nothing.
     fn content(&mut self, file: &OwnedFd, size: u64) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         let mut offset = 0u64;
-        while let Some((start, end)) = ranges::next(file, offset, size)? {
+        let next = |offset| {
+            if size > READ_WHOLE_BYTES_MAX {
+                ranges::next(file, offset, size)
+            } else {
+                Ok((offset < size).then_some((offset, size)))
+            }
+        };
+        while let Some((start, end)) = next(offset)? {
             // Whole blocks only, so that the hash does not depend on where a file system with smaller blocks has its holes.
             let end = end.next_multiple_of(BLOCK_BYTES as u64);
             offset = offset.max(start - start % BLOCK_BYTES as u64);
