@@ -5,19 +5,26 @@
 
 use core::ffi::c_void;
 
-use abi::{AttrBody, EventKind, Head, XattrBody, lost_flags};
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use abi::{AttrBody, DirState, EventKind, Head, XattrBody, lost_flags};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_tai_ns, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::Array;
 
 use crate::emit::{NONE, Record, emit};
-use crate::kernel::{Reader, dentry_inode, file_inode, inode_ref, offset, recorded};
+use crate::kernel::{Reader, atime, dentry_inode, dir_state, file_inode, inode_ref, offset, recorded, vfs_inode};
 use crate::maps::{Note, begin_note, excluded, lose, note, take_note};
 
 /// `ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME | ATTR_CTIME`.
 const ATTR_ALL: u64 = 0x7f;
+/// `ATTR_MTIME | ATTR_CTIME`: states nothing but these.
+const ATTR_TIMES: u64 = 0x60;
 /// Bytes of a `struct posix_acl_entry`.
 const ACL_ENTRY_BYTES: u32 = 8;
 /// `ACL_TYPE_DEFAULT`; the other type is `ACL_TYPE_ACCESS`.
 const ACL_TYPE_DEFAULT: u64 = 0x4000;
+const S_IFMT: u16 = 0o170_000;
+const S_IFREG: u16 = 0o100_000;
+const S_IFIFO: u16 = 0o010_000;
 
 #[repr(C)]
 struct AttrRecord {
@@ -111,11 +118,9 @@ pub(crate) fn fifo_enter(iocb: u64) {
     times_enter(file_inode(file));
 }
 
-/// Times are updated; where FIFOs have no function of their own for writing, this is seen of them.
+/// Btrfs: times are updated; where FIFOs have no function of their own for writing, this is seen of them.
 #[inline(always)]
 pub(crate) fn times_enter(inode: u64) {
-    const S_IFMT: u16 = 0o170_000;
-    const S_IFIFO: u16 = 0o010_000;
     let mode: u16 = Reader::new().get(inode + offset!(inode_mode));
     if mode & S_IFMT == S_IFIFO && recorded(inode) {
         begin_note(
@@ -131,8 +136,70 @@ pub(crate) fn times_enter(inode: u64) {
 #[inline(always)]
 pub(crate) fn times_exit(_result: i64) {
     if let Some(noted) = take_note(note::TIMES) {
-        emit_attributes(noted.inode, 0);
+        emit_attributes(noted.inode, ATTR_TIMES);
     }
+}
+
+/// Times that were last told, as hashes of inode and times: writes follow each other faster than the clock ticks. What gives way to another
+/// is told twice.
+#[map]
+static TOLD: Array<u64> = Array::with_max_entries(TOLD_SLOTS, 0);
+const TOLD_SLOTS: u32 = 4096;
+
+/// ext4 and XFS write times down that they have set. Most of them are those of an event that follows; but a write that fails sets them as
+/// well, and one into a FIFO tells nothing else.
+#[inline(always)]
+pub(crate) fn times_set(inode: u64) {
+    let mode: u16 = Reader::new().get(inode + offset!(inode_mode));
+    if (mode & S_IFMT == S_IFREG || mode & S_IFMT == S_IFIFO) && recorded(inode) && news(inode) {
+        emit_attributes(inode, ATTR_TIMES);
+    }
+}
+
+/// As [`times_set`], where XFS says what of an inode is to be written down.
+#[inline(always)]
+pub(crate) fn xfs_times_set(private: u64, what: u64) {
+    const XFS_ILOG_TIMESTAMP: u64 = 0x4000;
+    if what & XFS_ILOG_TIMESTAMP != 0 {
+        times_set(vfs_inode(private));
+    }
+}
+
+/// Whether times were set other than by reading, and not told yet.
+#[inline(always)]
+fn news(inode: u64) -> bool {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut reader = Reader::new();
+    let atime = atime(&mut reader, inode);
+    // Inode, modification and change time: what a directory's state is made of, too.
+    let DirState {
+        inode: subject,
+        mtime,
+        ctime,
+    } = dir_state(&mut reader, inode);
+    if atime.sec > ctime.sec || (atime.sec == ctime.sec && atime.nsec > ctime.nsec) {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_tai_ns() };
+        // One that lies ahead was set by hand, and tells nothing.
+        if (atime.sec as u64).wrapping_mul(1_000_000_000) <= now {
+            return false;
+        }
+    }
+    let mut hash = subject.ino ^ u64::from(subject.generation) << 32;
+    hash = (hash.wrapping_mul(ODD) ^ mtime.sec as u64).wrapping_mul(ODD) ^ u64::from(mtime.nsec);
+    hash = (hash.wrapping_mul(ODD) ^ ctime.sec as u64).wrapping_mul(ODD) ^ u64::from(ctime.nsec);
+    hash = hash.wrapping_mul(ODD);
+    let Some(told) = TOLD.get_ptr_mut((hash >> 32) as u32 % TOLD_SLOTS) else {
+        return true;
+    };
+    // SAFETY: a slot of the map, aligned; processors may overwrite each other's word, but not half of it.
+    unsafe {
+        if told.read_volatile() == hash {
+            return false;
+        }
+        told.write_volatile(hash);
+    }
+    true
 }
 
 /// Where the hook does not say what was set: state everything, which is true under the lock.

@@ -154,6 +154,17 @@ fn time(reader: &mut Reader, inode: u64, whole: u64, sec: u64, nsec: u64) -> Tim
 }
 
 #[inline(always)]
+pub(crate) fn atime(reader: &mut Reader, inode: u64) -> Time {
+    time(
+        reader,
+        inode,
+        offset!(inode_atime),
+        offset!(inode_atime_sec),
+        offset!(inode_atime_nsec),
+    )
+}
+
+#[inline(always)]
 fn mtime(reader: &mut Reader, inode: u64) -> Time {
     time(
         reader,
@@ -195,13 +206,7 @@ pub(crate) fn inode_state(reader: &mut Reader, inode: u64) -> InodeState {
         nlink: reader.get(inode + offset!(inode_nlink)),
         flags: reader.get(inode + offset!(inode_flags)),
         size: reader.get(inode + offset!(inode_size)),
-        atime: time(
-            reader,
-            inode,
-            offset!(inode_atime),
-            offset!(inode_atime_sec),
-            offset!(inode_atime_nsec),
-        ),
+        atime: atime(reader, inode),
         mtime: mtime(reader, inode),
         ctime: ctime(reader, inode),
     }

@@ -74,6 +74,8 @@ entries! {
     cached_acl => attributes::cached_acl[0, 1, 2];
     fifo_enter => attributes::fifo_enter[0];
     times_enter => attributes::times_enter[0];
+    times_set => attributes::times_set[0];
+    xfs_times_set => attributes::xfs_times_set[1, 2];
     acl_enter_inode1 => attributes::acl_enter[1];
     acl_enter_dentry1 => attributes::acl_enter_dentry[1];
     // What is read anew.

@@ -11,6 +11,8 @@ use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, 
 
 const ATTR_SIZE: u32 = 1 << 3;
 const ATTR_ATIME: u32 = 1 << 4;
+const ATTR_MTIME: u32 = 1 << 5;
+const ATTR_CTIME: u32 = 1 << 6;
 const ATTR_ATIME_SET: u32 = 1 << 7;
 /// `FALLOC_FL_KEEP_SIZE`, `FALLOC_FL_ZERO_RANGE`.
 const KEEP_SIZE: u32 = 0x01;
@@ -74,10 +76,13 @@ pub(crate) fn decode(event: &[u8], boot_ns: i64) -> Result<Decoded> {
         EventKind::Evict => Op::Evict,
         EventKind::SetAttr => {
             let AttrBody { valid, pad: _ } = read(rest)?;
+            if valid != ATTR_MTIME | ATTR_CTIME {
+                attributes = owned(&head);
+            }
             attributes = Attributes {
                 size: (valid & ATTR_SIZE != 0).then_some(head.state.size),
                 atime: (valid & (ATTR_ATIME | ATTR_ATIME_SET) != 0).then(|| time(head.state.atime)),
-                ..owned(&head)
+                ..attributes
             };
             Op::SetAttr
         }

@@ -59,11 +59,12 @@ struct Place {
 
 /// Examines the host; with a path, proves the hooks on its file system.
 pub(crate) fn examine(path: Option<&Path>) -> Report {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut report = Report {
         able: false,
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         problem: None,
-        facts: facts(),
+        facts: facts(&kernel),
+        kernel,
         file_systems: SUPPORT,
         hooks: Vec::new(),
         place: None,
@@ -128,10 +129,10 @@ fn programs_allowed() -> Result<()> {
     Ok(())
 }
 
-fn facts() -> Vec<(&'static str, String)> {
+fn facts(kernel: &str) -> Vec<(&'static str, String)> {
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned());
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    vec![
+    let mut facts = vec![
         ("BTF", yes_no(Path::new("/sys/kernel/btf/vmlinux").exists())),
         (
             "lockdown",
@@ -149,7 +150,24 @@ fn facts() -> Vec<(&'static str, String)> {
             "kptr_restrict",
             read("/proc/sys/kernel/kptr_restrict").unwrap_or_else(|_| "unknown".to_owned()),
         ),
-    ]
+    ];
+    if xfs_loses_on_unshare(kernel) {
+        let fault = "Linux 5.18 to 6.11 lose data by themselves where a part of a cloned file is unshared (fallocate --unshare) before other parts \
+                     are written back (mended by 4390f019ad78): the journal has it, the disk has not";
+        facts.push(("XFS", fault.to_owned()));
+    }
+    facts
+}
+
+/// By the release, as `uname -r` gives it: whether a distribution has mended its kernel is not told.
+fn xfs_loses_on_unshare(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => ((5, 18)..(6, 12)).contains(&(major, minor)),
+        _ => false,
+    }
 }
 
 /// Attaches for a moment and does everything once.
@@ -275,7 +293,7 @@ mod tests {
             able: false,
             kernel: "6.18".to_owned(),
             problem: None,
-            facts: facts(),
+            facts: facts("6.18"),
             file_systems: SUPPORT,
             hooks: Vec::new(),
             place,
@@ -301,6 +319,14 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+    }
+
+    #[test]
+    fn kernels_whose_xfs_loses_data_are_told() {
+        let loses = ["5.18.0", "6.1.0-50-amd64", "6.11.9"];
+        let sound = ["5.17.9", "6.12.117+deb13-amd64", "7.3.4", "unknown", ""];
+        assert!(loses.into_iter().all(xfs_loses_on_unshare));
+        assert!(!sound.into_iter().any(xfs_loses_on_unshare));
     }
 
     #[test]

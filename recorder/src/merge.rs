@@ -1,13 +1,13 @@
-//! Merging: adjoining writes become one record. Pure.
+//! Merging: adjoining writes become one record, with what else says that their times were set. Pure.
 //!
 //! Only records whose numbers follow each other directly are merged, so nothing can lie between them: no mark, no conflicting operation.
 
-use journal::record::{Op, Record};
+use journal::record::{Attributes, Op, Record};
 
 /// Longest data of a merged record, in bytes.
 const MERGED_BYTES_MAX: usize = 1 << 20;
 
-/// Holds back the last write until it is known whether the next one continues it.
+/// Holds back the last record until it is known whether the next one continues it.
 #[derive(Default)]
 pub(crate) struct Merger {
     held: Option<Record>,
@@ -37,24 +37,38 @@ impl Merger {
 }
 
 fn joins(held: &Record, next: &Record) -> bool {
-    let (
-        Op::Write { offset, data, .. },
-        Op::Write {
-            offset: next_offset,
-            data: next_data,
-            ..
-        },
-    ) = (&held.op, &next.op)
-    else {
-        return false;
-    };
     held.inode == next.inode
         && held.last_seq + 1 == next.seq
         && !held.from_snapshot
         && !next.from_snapshot
         && held.actor.tgid == next.actor.tgid
-        && offset + data.len() as u64 == *next_offset
-        && data.len() + next_data.len() <= MERGED_BYTES_MAX
+        && match (&held.op, &next.op) {
+            (
+                Op::Write { offset, data, .. },
+                Op::Write {
+                    offset: next_offset,
+                    data: next_data,
+                    ..
+                },
+            ) => {
+                offset + data.len() as u64 == *next_offset && data.len() + next_data.len() <= MERGED_BYTES_MAX
+            }
+            (Op::Write { .. }, Op::SetAttr) => only_times(next),
+            (Op::SetAttr, Op::Write { .. }) => only_times(held),
+            (Op::SetAttr, Op::SetAttr) => only_times(held) && only_times(next),
+            _ => false,
+        }
+}
+
+/// Whether a record says nothing but times: a write, which states them too, makes it superfluous.
+fn only_times(record: &Record) -> bool {
+    let Attributes { mtime, ctime, .. } = record.attributes;
+    record.attributes
+        == Attributes {
+            mtime,
+            ctime,
+            ..Attributes::default()
+        }
 }
 
 fn join(held: &mut Record, next: Record) {
@@ -65,18 +79,22 @@ fn join(held: &mut Record, next: Record) {
         op,
         ..
     } = next;
-    if let (Op::Write { data, length, .. }, Op::Write { data: more, .. }) = (&mut held.op, op) {
-        data.extend_from_slice(&more);
-        *length = data.len() as u64;
-        held.last_seq = last_seq;
-        held.time_ns = time_ns;
-        held.attributes = attributes;
+    match (&mut held.op, op) {
+        (Op::Write { data, length, .. }, Op::Write { data: more, .. }) => {
+            data.extend_from_slice(&more);
+            *length = data.len() as u64;
+        }
+        (times @ Op::SetAttr, write) => *times = write,
+        _ => {}
     }
+    held.last_seq = last_seq;
+    held.time_ns = time_ns;
+    held.attributes = attributes;
 }
 
 #[cfg(test)]
 mod tests {
-    use journal::record::{Actor, Attributes, InodeKey};
+    use journal::record::{Actor, InodeKey};
 
     use super::*;
 
@@ -132,6 +150,32 @@ mod tests {
             merged(vec![write(1, 9, 0, b"ab"), write(2, 9, 1, b"c")]),
             [(1, 1, 2), (2, 2, 1)],
             "an overlap"
+        );
+        let mut times = write(2, 9, 2, b"");
+        times.op = Op::SetAttr;
+        let mut of_another = times.clone();
+        of_another.inode.ino = 8;
+        let mut mode = times.clone();
+        mode.attributes.mode = Some(0o644);
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), times.clone(), write(3, 9, 2, b"c")]),
+            [(1, 3, 3)],
+            "times between"
+        );
+        assert_eq!(
+            merged(vec![times, write(3, 9, 2, b"c")]),
+            [(2, 3, 1)],
+            "times before"
+        );
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), of_another]),
+            [(1, 1, 2), (2, 2, 0)],
+            "times of another inode"
+        );
+        assert_eq!(
+            merged(vec![write(1, 9, 0, b"ab"), mode, write(3, 9, 2, b"c")]),
+            [(1, 1, 2), (2, 2, 0), (3, 3, 1)],
+            "a mode"
         );
         let mut mark = write(2, 9, 2, b"");
         mark.op = Op::Mark { name: "m".into() };

@@ -219,7 +219,8 @@ pub struct NameBlock {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttrBody {
-    /// `ATTR_*` bits of `struct iattr` (MODE 1, UID 2, GID 4, SIZE 8, ATIME 16, MTIME 32, CTIME 64, ATIME_SET 128, ...).
+    /// `ATTR_*` bits of `struct iattr` (MODE 1, UID 2, GID 4, SIZE 8, ATIME 16, MTIME 32, CTIME 64, ATIME_SET 128, ...). MTIME and CTIME
+    /// alone: times were set by what may be told by an event of its own.
     pub valid: u32,
     /// Zero.
     pub pad: u32,

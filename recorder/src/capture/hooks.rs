@@ -174,38 +174,8 @@ const NEEDS: &[Need] = &[
             ("ima_inode_post_setattr", "setattr_dentry1_all", None),
         ],
     ),
-    need(
-        "times of a FIFO, begin",
-        EXT4,
-        &[
-            ("fifo_pipe_write", "fifo_enter", None),
-            ("generic_update_time", "times_enter", None),
-        ],
-    ),
-    need(
-        "times of a FIFO, end",
-        EXT4,
-        &[
-            ("fifo_pipe_write", "times_exit", None),
-            ("generic_update_time", "times_exit", None),
-        ],
-    ),
-    need(
-        "times of a FIFO, begin",
-        XFS,
-        &[
-            ("fifo_pipe_write", "fifo_enter", None),
-            ("xfs_vn_update_time", "times_enter", None),
-        ],
-    ),
-    need(
-        "times of a FIFO, end",
-        XFS,
-        &[
-            ("fifo_pipe_write", "times_exit", None),
-            ("xfs_vn_update_time", "times_exit", None),
-        ],
-    ),
+    need("times", EXT4, &[("ext4_dirty_inode", "times_set", None)]),
+    need("times", XFS, &[("xfs_trans_log_inode", "xfs_times_set", None)]),
     need(
         "times of a FIFO, begin",
         BTRFS,

@@ -231,6 +231,10 @@ pub(super) fn insert(step: &mut Step<'_>) -> Done {
     change_blocks(step, FallocateFlags::INSERT_RANGE)
 }
 
+/// Not where the file system itself loses data by it: there is nothing to compare.
 pub(super) fn unshare(step: &mut Step<'_>) -> Done {
+    if step.loses_on_unshare() {
+        return Err(Errno::NOTSUP);
+    }
     change_any(step, FallocateFlags::UNSHARE_RANGE)
 }

@@ -151,6 +151,7 @@ pub(super) struct World {
     root: PathBuf,
     files: Vec<Mutex<Option<Arc<Open>>>>,
     mappings: Vec<Mutex<Option<Mapping>>>,
+    loses_on_unshare: bool,
 }
 
 impl World {
@@ -170,8 +171,29 @@ impl World {
             root: root.to_owned(),
             files: (0..OPEN_MAX).map(|_| Mutex::new(None)).collect(),
             mappings: (0..MAPPINGS_MAX).map(|_| Mutex::new(None)).collect(),
+            loses_on_unshare: loses_on_unshare(root),
         }
     }
+}
+
+/// XFS before Linux 6.12 throws data away that waits for write-back in blocks which are reserved for copying on write, when another part of
+/// the file is unshared (mended by 4390f019ad78). The journal then has what was written, and the disk has zeros once the page cache is gone.
+fn loses_on_unshare(root: &Path) -> bool {
+    const XFS_MAGIC: rustix::fs::FsWord = 0x5846_5342;
+    let kernel = rustix::system::uname();
+    let mut numbers = kernel
+        .release()
+        .to_bytes()
+        .split(|byte| !byte.is_ascii_digit())
+        .map(|digits| {
+            std::str::from_utf8(digits)
+                .ok()
+                .and_then(|digits| digits.parse::<u32>().ok())
+                .unwrap_or(0)
+        });
+    let release = (numbers.next(), numbers.next());
+    let is_xfs = rustix::fs::statfs(root).is_ok_and(|found| found.f_type == XFS_MAGIC);
+    is_xfs && release < (Some(6), Some(12))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -197,6 +219,11 @@ impl<'a> Step<'a> {
             index,
             said: String::new(),
         }
+    }
+
+    /// Whether the file system here loses data when a range is unshared.
+    pub(super) fn loses_on_unshare(&self) -> bool {
+        self.world.loses_on_unshare
     }
 
     /// Keeps an argument for the trace.

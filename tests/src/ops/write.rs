@@ -1,11 +1,17 @@
 //! Plain writes: every system call that takes bytes from memory and copies them into the page cache.
 
 use std::fs::OpenOptions;
-use std::io::{IoSlice, Seek as _, SeekFrom, Write as _};
+use std::io::{self, IoSlice, Seek as _, SeekFrom, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::ptr;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::io::ReadWriteFlags;
+use rustix::fs::fstat;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::declare::{Context, FileSystem, Limit, Operation, operation};
 use super::sys;
@@ -41,6 +47,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         append_writers,
     ),
     operation("o-sync", "O_SYNC and O_DSYNC", o_sync),
+    operation(
+        "write-fails",
+        "write(2) from memory that is not there: sets the times, and writes nothing",
+        write_fails,
+    )
+    .limited(&[Limit::never(
+        &[Btrfs],
+        &[libc::EOPNOTSUPP],
+        "the times are set in memory only, and forgotten with the inode",
+    )]),
 ];
 
 fn write(context: &Context) -> Result<()> {
@@ -182,5 +198,34 @@ fn o_sync(context: &Context) -> Result<()> {
         }
         file.write_all_at(b"in the middle", 7000).context("pwrite")?;
     }
+    Ok(())
+}
+
+fn write_fails(context: &Context) -> Result<()> {
+    if context.fs == Btrfs {
+        return Err(Errno::OPNOTSUPP).context("keep the times of a write that fails");
+    }
+    let file = filled("file", context.seed, 10_000)?;
+    file.sync_all().context("fsync")?;
+    let before = fstat(&file).context("fstat")?;
+    // The clock of file systems ticks every few milliseconds.
+    sleep(Duration::from_millis(100));
+    // SAFETY: new memory, which nothing else knows.
+    let nowhere = unsafe { mmap_anonymous(ptr::null_mut(), PAGE, ProtFlags::empty(), MapFlags::PRIVATE) }
+        .context("mmap")?;
+    // SAFETY: the kernel reads from there, finds that it may not, and says so.
+    let written = unsafe { libc::pwrite(file.as_raw_fd(), nowhere, PAGE, 0) };
+    let error = io::Error::last_os_error().raw_os_error();
+    // SAFETY: as it was mapped; nothing refers to it.
+    unsafe { munmap(nowhere, PAGE) }.context("munmap")?;
+    ensure!(
+        written == -1 && error == Some(libc::EFAULT),
+        "the write came to {written}, error {error:?}"
+    );
+    let after = fstat(&file).context("fstat")?;
+    ensure!(
+        (after.st_mtime, after.st_mtime_nsec) != (before.st_mtime, before.st_mtime_nsec),
+        "the times are as before"
+    );
     Ok(())
 }
