@@ -270,7 +270,7 @@ impl<'a> Snapshotter<'a> {
 
     /// The data of a file that had `size` bytes; what it grew by since is captured.
     fn content(&self, pending: &mut Pending<'_>, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
-        let ranges = DataRanges::of(fd, size);
+        let mut ranges = DataRanges::of(fd, size);
         let mut offset = 0;
         while offset < size {
             let (begin, end) = match ranges.next(offset) {
@@ -287,7 +287,7 @@ impl<'a> Snapshotter<'a> {
                 let length = CHUNK_BYTES.min(usize::try_from(end - offset).unwrap_or(CHUNK_BYTES));
                 let seq = self.sink.take_seq();
                 let mut data = vec![0; length];
-                match read_full(fd, &mut data, offset) {
+                match read::read_full(fd, &mut data, offset) {
                     Ok(0) => pending.push_nothing(seq),
                     Ok(filled) => {
                         data.truncate(filled);
@@ -455,20 +455,6 @@ fn open_content(root: &Root, handle: &FileHandle, kind: FileType) -> io::Result<
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match rustix::io::pread(fd, &mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(filled)
 }
 
 /// What `stat` tells.

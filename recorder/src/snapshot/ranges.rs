@@ -1,8 +1,12 @@
 //! Where a file has data.
 //!
-//! Owns what file systems answer to that, and which answer is not to be believed. XFS before Linux 6.9 skips data in `SEEK_DATA`: where an
-//! extent for copy-on-write lies over shared data, it asks the page cache about the whole of it. Its extent map has what is skipped
-//! there, and lacks what only the page cache has: so on XFS data is where either says.
+//! Owns what file systems answer to that, and which answer is not to be believed:
+//!
+//! - XFS before Linux 6.9 skips data in `SEEK_DATA`: where an extent for copy-on-write lies over shared data, it asks the page cache about
+//!   the whole of it. Its extent map has what is skipped there, and lacks what only the page cache has: so on XFS data is where either says.
+//! - Btrfs (seen on 6.1) skips data that is on its way to the disk into preallocated blocks. So no hole is believed: the holes of files up
+//!   to 16 MiB are read, and longer files are synced before a hole of theirs is passed over, which leaves nothing on its way but what is
+//!   captured.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,8 +15,16 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, opcode};
 
+use super::read::read_full;
+
 /// `XFS_SUPER_MAGIC`.
 const XFS_MAGIC: u64 = 0x5846_5342;
+/// Longest file whose holes are read, in bytes.
+const READ_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a hole that are read at a time.
+const PIECE_BYTES: usize = 256 << 10;
+/// Data begins and ends at blocks of so many bytes.
+const BLOCK_BYTES: usize = 4096;
 
 /// A range of a file: begin and end, in bytes.
 type Range = (u64, u64);
@@ -22,6 +34,8 @@ pub(crate) struct DataRanges<'fd> {
     fd: BorrowedFd<'fd>,
     size: u64,
     asks_extents: bool,
+    /// Nothing that was written before this was made is still on its way to the disk.
+    settled: bool,
 }
 
 impl<'fd> DataRanges<'fd> {
@@ -33,14 +47,34 @@ impl<'fd> DataRanges<'fd> {
             fd,
             size,
             asks_extents,
+            settled: false,
         }
     }
 
-    /// The next range at or after `offset` that may hold data.
+    /// The next range at or after `offset` that may hold data. To be asked in ascending order.
     ///
     /// # Errors
-    /// Of `lseek` and `FS_IOC_FIEMAP`.
-    pub(crate) fn next(&self, offset: u64) -> io::Result<Option<Range>> {
+    /// Of `lseek`, `FS_IOC_FIEMAP`, `fdatasync` and `pread`.
+    pub(crate) fn next(&mut self, offset: u64) -> io::Result<Option<Range>> {
+        let mut told = self.told(offset)?;
+        let hole_end = told.map_or(self.size, |(begin, _)| begin);
+        if hole_end <= offset {
+            return Ok(told);
+        }
+        if self.size <= READ_BYTES_MAX {
+            let untold = self.untold((offset, hole_end))?;
+            return Ok(untold.or(told));
+        }
+        if !self.settled {
+            rustix::fs::fdatasync(self.fd)?;
+            self.settled = true;
+            told = self.told(offset)?;
+        }
+        Ok(told)
+    }
+
+    /// The next range that the file system tells of.
+    fn told(&self, offset: u64) -> io::Result<Option<Range>> {
         let sought = self.seek(offset)?;
         if !self.asks_extents {
             return Ok(sought);
@@ -49,6 +83,32 @@ impl<'fd> DataRanges<'fd> {
             (Some(sought), Some(extent)) => Some(if extent.0 < sought.0 { extent } else { sought }),
             (sought, extent) => sought.or(extent),
         })
+    }
+
+    /// The first run of blocks in a hole that are not zero.
+    fn untold(&self, hole: Range) -> io::Result<Option<Range>> {
+        let mut found: Option<Range> = None;
+        let mut piece = vec![0; PIECE_BYTES];
+        let mut at = hole.0;
+        while at < hole.1 {
+            let wanted = PIECE_BYTES.min(usize::try_from(hole.1 - at).unwrap_or(PIECE_BYTES));
+            let filled = read_full(self.fd, &mut piece[..wanted], at)?;
+            for block in piece[..filled].chunks(BLOCK_BYTES) {
+                let is_zero = block.iter().all(|&byte| byte == 0);
+                match &mut found {
+                    None if is_zero => {}
+                    None => found = Some((at, at + block.len() as u64)),
+                    Some(_) if is_zero => return Ok(found),
+                    Some((_, end)) => *end = at + block.len() as u64,
+                }
+                at += block.len() as u64;
+            }
+            // It was cut off meanwhile.
+            if filled < wanted {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     fn seek(&self, offset: u64) -> io::Result<Option<Range>> {
@@ -157,10 +217,11 @@ mod tests {
         file.sync_all().unwrap();
         let size = (1 << 20) + 10_000;
         for asks_extents in [false, true] {
-            let ranges = DataRanges {
+            let mut ranges = DataRanges {
                 fd: file.as_fd(),
                 size,
                 asks_extents,
+                settled: false,
             };
             let (mut found, mut offset) = (Vec::new(), 0);
             while let Some(range) = ranges.next(offset).unwrap() {
@@ -175,5 +236,38 @@ mod tests {
             assert!([0, 9_999, 1 << 20, size - 1].into_iter().all(holds), "{found:?}");
             assert!(!holds(1 << 19), "{found:?}");
         }
+    }
+
+    /// What the file system would not tell of.
+    #[test]
+    fn data_in_a_hole_is_found_by_reading() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let ranges = DataRanges::of(file.as_fd(), 1 << 20);
+        assert_eq!(ranges.untold((0, 1 << 20)).unwrap(), None);
+        file.write_all_at(&[1; 5000], 300_000).unwrap();
+        file.write_all_at(&[1; 1], (1 << 20) - 1).unwrap();
+        let first = (299_008, 307_200);
+        assert_eq!(ranges.untold((0, 1 << 20)).unwrap(), Some(first));
+        assert_eq!(
+            ranges.untold((first.1, 1 << 20)).unwrap(),
+            Some(((1 << 20) - 4096, 1 << 20))
+        );
+        assert_eq!(ranges.untold((first.1, 500_000)).unwrap(), None);
+        file.set_len(0).unwrap();
+        assert_eq!(ranges.untold((0, 1 << 20)).unwrap(), None, "cut off meanwhile");
+    }
+
+    #[test]
+    fn a_long_file_is_synced_before_a_hole_is_believed() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let size = READ_BYTES_MAX + 100_000;
+        file.write_all_at(&[2; 100], size - 100).unwrap();
+        let mut ranges = DataRanges::of(file.as_fd(), size);
+        let first = ranges.next(0).unwrap().unwrap();
+        assert!(first.0 == 0 && !ranges.settled, "{first:?}");
+        let last = ranges.next(first.1).unwrap().unwrap();
+        assert!(last.1 == size && ranges.settled, "{last:?}");
     }
 }

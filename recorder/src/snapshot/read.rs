@@ -24,6 +24,20 @@ pub(crate) struct Listed {
     pub(crate) next: u64,
 }
 
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::pread(fd, &mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(filled)
+}
+
 /// The entries from `cookie` on, "." and ".." too; empty at the end.
 pub(crate) fn directory_batch(fd: BorrowedFd<'_>, cookie: u64) -> io::Result<Vec<Listed>> {
     // Aligned as the kernel's `struct linux_dirent64` wants it.
