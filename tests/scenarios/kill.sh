@@ -8,8 +8,6 @@ set -u
 a=/dev/guest/disk0 work=/dev/guest/disk1
 . /opt/job/lib.sh
 mkdir -p /a /work /medium
-# given NAME DEFAULT: from the kernel's command line.
-given() { grep -o "tapeworm.$1=[^ ]*" /proc/cmdline | cut -d = -f 2 | grep . || echo "$2"; }
 fs=$(given fs ext4) kills=$(given kills 3) stopped=$(given stopped 20) seed=$(given seed "$(date +%s)")
 RANDOM=$seed
 echo "seed $seed, $fs, $kills kills, stopped for $stopped s, $(uname -r)"
@@ -26,36 +24,6 @@ spool = "/work/spool"
 ring_mib = $(given ring 64)
 END
 volume=$(uuid $a)
-
-# Files of all kinds, for ever; its own child.
-load() {
-    local n=0 d=/a/load-$1
-    RANDOM=$((seed + $1))
-    mkdir -p $d
-    while [ ! -e /run/enough ]; do
-        n=$((n + 1))
-        echo "$1 $n" > $d/new-$((n % 40)) && mv $d/new-$((n % 40)) $d/file-$((n % 40))
-        head -c $((RANDOM * 2)) /dev/urandom >> $d/grows-$((n % 5))
-        dd if=/dev/urandom of=$d/inplace bs=4096 seek=$((RANDOM % 200)) count=$((RANDOM % 8 + 1)) conv=notrunc status=none
-        [ $((n % 7)) = 0 ] && truncate -s $((RANDOM * 3)) $d/grows-$((n % 5))
-        [ $((n % 9)) = 0 ] && fallocate -p -o $((RANDOM / 4096 * 4096)) -l 16384 $d/inplace 2> /dev/null
-        [ $((n % 5)) = 0 ] && ln -f $d/file-$((n % 40)) $d/link && chmod 0$((n % 8))44 $d/link && setfattr -n user.n -v $n $d/link
-        [ $((n % 11)) = 0 ] && rm -f $d/file-$((RANDOM % 40)) && mkdir -p $d/sub/$((n % 13)) && rm -rf $d/sub/$((RANDOM % 13))
-        [ $((n % 13)) = 0 ] && cp --reflink=auto $d/inplace $d/copy
-        [ $(stat -c %s $d/grows-$((n % 5))) -gt 4000000 ] && rm $d/grows-$((n % 5))
-        sleep 0.05
-    done
-}
-loads=
-begin_load() {
-    rm -f /run/enough
-    loads=
-    for i in 1 2 3; do
-        load $i > /results/load-$i 2>&1 &
-        loads="$loads $!"
-    done
-}
-end_load() { touch /run/enough; wait $loads; }
 
 killed() { kill -9 $recorder_pid; wait $recorder_pid 2> /dev/null; }
 # again WHAT: the recorder is started again and goes on.
@@ -145,12 +113,7 @@ sed 's/^/    /' "$out" | tail -n 12
 for point in $(cd /run && ls -tr digest-*); do
     name=${point#digest-}
     at=mark:$name; [ $name = last ] && at=latest
-    rm -rf /work/restored && mkdir /work/restored
-    patience=300 expect 0 "" replayer restore --medium /medium --to /work/restored --at $at
-    grep -q rounded "$out" && bad "$at is rounded"
-    oracle digest /work/restored --out /run/restored --exclude lost+found > "$out" 2>&1
-    check "$at is not the same" oracle compare /run/$point /run/restored
-    echo "$at: $(head -n 1 "$out")"
+    restored $at $at /run/$point
 done
 
 verdict kill

@@ -1,7 +1,7 @@
 # What the scripts that judge for themselves share: checks that are counted, a recorder that is started and awaited, digests. To be sourced;
 # `xtask` brings it into the machine as /opt/job/lib.sh.
 
-passed=0 failed=0 recorder_pid=
+passed=0 failed=0 same=0 recorder_pid=
 out=/run/check.out
 mkdir -p /results
 
@@ -14,9 +14,13 @@ bad() {
 
 # The last line of a script: ends it with 0 only if all held.
 verdict() {
+    figure same $same
     echo "$1: $passed passed, $failed failed"
     [ $failed = 0 ]
 }
+
+# figure NAME VALUE: what a page of results tells.
+figure() { echo "FIGURE $1 $2"; }
 
 # A step that the next check rests on.
 try() { "$@" > "$out" 2>&1 || { bad "cannot $*"; false; }; }
@@ -80,5 +84,48 @@ ended() {
 
 digest() { check "digest of $1" oracle digest "$1" --out "$2" --exclude spool --exclude lost+found; }
 
+# restored NAME AT DIGEST OPTION...: what the medium gives at that point is what the digest says.
+restored() {
+    rm -rf /work/restored && mkdir /work/restored
+    patience=300 expect 0 "" ${replayer:-replayer} restore --medium /medium --to /work/restored --at $2 "${@:4}"
+    grep -q rounded "$out" && bad "$1 is rounded"
+    oracle digest /work/restored --out /run/restored --exclude spool --exclude lost+found > "$out" 2>&1
+    oracle compare $3 /run/restored >> "$out" 2>&1 && same=$((same + 1)) && ok || bad "$1 is not the same"
+    echo "$1: $(grep -E "SAME|DIFFERENT" "$out" | head -n 1)"
+}
+
 status() { recorder status --json | jq -r "$1"; }
 uuid() { blkid -s UUID -o value "$(readlink -f "$1")"; }
+
+# given NAME DEFAULT: `tapeworm.NAME=` from the kernel's command line.
+given() { grep -o "tapeworm.$1=[^ ]*" /proc/cmdline | cut -d = -f 2 | grep . || echo "$2"; }
+
+# Files of all kinds below /a, until `end_load`, drawn from $seed; each its own child.
+load() {
+    local n=0 d=/a/load-$1
+    RANDOM=$((seed + $1))
+    mkdir -p $d
+    while [ ! -e /run/enough ]; do
+        n=$((n + 1))
+        echo "$1 $n" > $d/new-$((n % 40)) && mv $d/new-$((n % 40)) $d/file-$((n % 40))
+        head -c $((RANDOM * 2)) /dev/urandom >> $d/grows-$((n % 5))
+        dd if=/dev/urandom of=$d/inplace bs=4096 seek=$((RANDOM % 200)) count=$((RANDOM % 8 + 1)) conv=notrunc status=none
+        [ $((n % 7)) = 0 ] && truncate -s $((RANDOM * 3)) $d/grows-$((n % 5))
+        [ $((n % 9)) = 0 ] && fallocate -p -o $((RANDOM / 4096 * 4096)) -l 16384 $d/inplace 2> /dev/null
+        [ $((n % 5)) = 0 ] && ln -f $d/file-$((n % 40)) $d/link && chmod 0$((n % 8))44 $d/link && setfattr -n user.n -v $n $d/link
+        [ $((n % 11)) = 0 ] && rm -f $d/file-$((RANDOM % 40)) && mkdir -p $d/sub/$((n % 13)) && rm -rf $d/sub/$((RANDOM % 13))
+        [ $((n % 13)) = 0 ] && cp --reflink=auto $d/inplace $d/copy
+        [ $(stat -c %s $d/grows-$((n % 5))) -gt 4000000 ] && rm $d/grows-$((n % 5))
+        sleep 0.05
+    done
+}
+loads=
+begin_load() {
+    rm -f /run/enough
+    loads=
+    for i in 1 2 3; do
+        load $i > /results/load-$i 2>&1 &
+        loads="$loads $!"
+    done
+}
+end_load() { touch /run/enough; wait $loads; }

@@ -48,6 +48,9 @@ arm throttle
 [ "$slowed_ms" -gt 0 ] && ok || bad "writers were not slowed"
 [ "$hole_lost" -gt 0 ] && ok || bad "nothing was lost at full speed: this proves nothing"
 [ "$lost" -lt "$hole_lost" ] && ok || bad "as much was lost with slowed writers"
+figure times_as_long $(awk "BEGIN { printf \"%.2f\", $took_ms / $hole_ms }")
+figure lost_without $hole_lost
+figure lost_with $lost
 awk "BEGIN { printf \"throttle: %.2f times as long, %d events lost instead of %d\n\", $took_ms / $hole_ms, $lost, $hole_lost }"
 
 mkdir /run/back

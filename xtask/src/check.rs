@@ -14,10 +14,11 @@ use clap::Args;
 use crate::check_scenarios::Scenario;
 use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
-use crate::vm::power::{self, PowerCuts};
+use crate::vm::power;
 use crate::vm::roundtrip::FileSystem;
 use crate::{
-    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, soak, tidy, toolchain,
+    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, reliability, soak, tidy,
+    toolchain,
 };
 
 /// Which checks to run.
@@ -38,12 +39,11 @@ pub(crate) struct TestArgs {
     /// Long random runs instead: many seeds of the generator, results in tests/soak.log
     #[arg(long, group = "long-run")]
     soak: bool,
-    /// So many series of power cuts instead, each with a seed of its own
-    #[arg(long, group = "long-run", value_name = "N")]
-    power_cuts: Option<u64>,
-    /// With --power-cuts: the first seed
-    #[arg(long, value_name = "SEED", default_value_t = 100, requires = "power_cuts")]
-    cut_seed: u64,
+    /// Faults of every kind again and again instead; writes docs/reliability.md
+    #[arg(long, group = "long-run")]
+    reliability: bool,
+    #[command(flatten)]
+    reliability_args: reliability::ReliabilityArgs,
     /// Fuzz what reads media and the spool instead, each target for so many seconds [600]; finds are kept in the cache
     #[arg(long, group = "long-run", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
     fuzz: Option<u64>,
@@ -56,10 +56,10 @@ pub(crate) struct TestArgs {
 /// Which machines a long run is for.
 #[derive(Args)]
 pub(crate) struct Cells {
-    /// With --matrix, --scenarios, --power-cuts or --soak: only these kernels
+    /// With --matrix, --scenarios, --reliability or --soak: only these kernels
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) kernel: Vec<KernelLine>,
-    /// With --matrix, --scenarios, --power-cuts or --soak: only these file systems
+    /// With --matrix, --scenarios, --reliability or --soak: only these file systems
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) fs: Vec<FileSystem>,
 }
@@ -115,8 +115,8 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         matrix,
         only,
         soak,
-        power_cuts,
-        cut_seed,
+        reliability,
+        reliability_args,
         fuzz,
         soak_args,
         cells,
@@ -127,16 +127,15 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     if matrix {
         return matrix::run(&cells, &only);
     }
+    if reliability {
+        return reliability::run(reliability_args, &cells);
+    }
     if soak {
         return soak::run(soak_args, &cells);
     }
     let mut tally = Tally::default();
     if scenarios {
         tally.scenarios(&check_scenarios::chosen(&cells, &only)?);
-        return Ok(tally.close());
-    }
-    if let Some(count) = power_cuts {
-        tally.power_cuts(&power::series(count, cut_seed, &cells.kernel, &cells.fs));
         return Ok(tally.close());
     }
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));
@@ -163,7 +162,9 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         for scenario in &check_machines::CI {
             tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));
         }
-        tally.power_cuts(&[power::CI]);
+        tally.check(&format!("scenario {}", power::CI), || {
+            power::pass(&power::CI).map(drop)
+        });
         tally.scenarios(check_scenarios::CI);
     }
     Ok(tally.close())
@@ -192,12 +193,6 @@ impl Tally {
             self.check(&format!("scenario {scenario}"), || {
                 check_scenarios::pass(scenario)
             });
-        }
-    }
-
-    fn power_cuts(&mut self, series: &[PowerCuts]) {
-        for cuts in series {
-            self.check(&format!("scenario {cuts}"), || power::pass(cuts));
         }
     }
 

@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result};
 
 use crate::setup::{self, say};
+use crate::vm::figures::Figures;
 use crate::{Outcome, toolchain};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
@@ -39,6 +40,22 @@ pub(crate) fn run(seconds: u64) -> Outcome {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Every target for so many seconds: how often each was run.
+///
+/// # Errors
+/// When a target finds something.
+pub(crate) fn figures(seconds: u64) -> Result<Figures> {
+    let tools = ensure_cargo_fuzz()?;
+    for target in TARGETS {
+        say(&format!("== fuzz {target}: {seconds} s"));
+        one(&tools, target, seconds).with_context(|| format!("fuzz {target}"))?;
+    }
+    Ok(TARGETS
+        .iter()
+        .map(|target| (format!("{target}_seconds"), seconds.to_string()))
+        .collect())
 }
 
 fn one(tools: &Path, target: &str, seconds: u64) -> Result<()> {

@@ -13,6 +13,7 @@ mod deploy;
 mod deploy_trial;
 mod fuzz;
 mod matrix;
+mod reliability;
 mod setup;
 mod soak;
 mod tidy;

@@ -109,7 +109,7 @@ fn cell(kernel: KernelLine, fs: FileSystem, names: &[String], part: bool) -> Res
     let script = write_script(&dir, kernel, fs, if part { names } else { &[] })?;
     let bin_dir = own_programs(&dir)?;
     // Of what was built now, not of what lies there when the cell has ended.
-    let stamp = table::stamp()?;
+    let stamp = setup::stamp(&["tests/matrix.json", "tests/MATRIX.md"])?;
     let ops = bin_dir.join("ops");
     let trip = trip(kernel, fs, script, bin_dir);
     let judged = roundtrip::roundtrip(&trip, Some(&dir), &mut Shown)

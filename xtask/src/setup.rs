@@ -178,3 +178,22 @@ fn apt_get(options: &[&str], packages: &[&str], quiet: bool) -> Result<()> {
     }
     run(&mut cmd)
 }
+
+/// The commit that is tried now, with a mark when the work tree holds anything else (besides the results), and the date.
+///
+/// # Errors
+/// When git or date cannot tell.
+pub(crate) fn stamp(results: &[&str]) -> Result<(String, String)> {
+    let root = workspace_root();
+    let git = |args: &[String]| output(Command::new("git").current_dir(&root).args(args));
+    let mut commit = git(&["rev-parse", "--short=10", "HEAD"].map(String::from))?
+        .trim()
+        .to_string();
+    let mut changed = ["status", "--porcelain", "--", "."].map(String::from).to_vec();
+    changed.extend(results.iter().map(|path| format!(":!{path}")));
+    if !git(&changed)?.trim().is_empty() {
+        commit.push('+');
+    }
+    let date = output(Command::new("date").args(["--utc", "+%Y-%m-%d"])).context("ask for the date")?;
+    Ok((commit, date.trim().to_owned()))
+}

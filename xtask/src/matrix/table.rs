@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
@@ -97,32 +96,6 @@ fn columns() -> Vec<String> {
                 .map(|kernel| column(*kernel, *fs))
         })
         .collect()
-}
-
-/// The commit that is tried now, with a mark when the work tree holds anything else (besides the table), and the date.
-///
-/// # Errors
-/// When git or date cannot tell.
-pub(crate) fn stamp() -> Result<(String, String)> {
-    let root = setup::workspace_root();
-    let git = |args: &[&str]| setup::output(Command::new("git").current_dir(&root).args(args));
-    let mut commit = git(&["rev-parse", "--short=10", "HEAD"])?.trim().to_string();
-    // The table itself changes with every run.
-    let changed = git(&[
-        "status",
-        "--porcelain",
-        "--",
-        ".",
-        ":!tests/matrix.json",
-        ":!tests/MATRIX.md",
-    ])?;
-    if !changed.trim().is_empty() {
-        commit.push('+');
-    }
-    let date = setup::output(Command::new("date").args(["--utc", "+%Y-%m-%d"]))?
-        .trim()
-        .to_string();
-    Ok((commit, date))
 }
 
 /// Adds commit and date.

@@ -5,6 +5,7 @@
 
 mod blocklog;
 mod cpio;
+pub(crate) mod figures;
 pub(crate) mod kernel;
 mod kvm;
 pub(crate) mod machine;

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::ValueEnum as _;
 use fastrand::Rng;
 
+use super::figures::{Figures, Noted};
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Cut, Disk, Machine};
 use super::roundtrip::{FileSystem, Shown};
@@ -61,36 +61,7 @@ pub(crate) const CI: PowerCuts = PowerCuts {
     seed: 1,
 };
 /// Cuts of one series, where many series are made.
-const CUTS: u64 = 5;
-
-/// Many series, on the machines of the cells one after the other; nothing named means ext4 and XFS on every kernel.
-pub(crate) fn series(
-    count: u64,
-    first_seed: u64,
-    kernels: &[KernelLine],
-    file_systems: &[FileSystem],
-) -> Vec<PowerCuts> {
-    let (all_kernels, both) = (KernelLine::value_variants(), [FileSystem::Ext4, FileSystem::Xfs]);
-    let kernels = if kernels.is_empty() { all_kernels } else { kernels };
-    let file_systems = if file_systems.is_empty() {
-        &both
-    } else {
-        file_systems
-    };
-    let cells = file_systems
-        .iter()
-        .flat_map(|fs| kernels.iter().map(move |kernel| (*kernel, *fs)))
-        .cycle();
-    (first_seed..first_seed.saturating_add(count))
-        .zip(cells)
-        .map(|(seed, (kernel, fs))| PowerCuts {
-            kernel,
-            fs,
-            cuts: CUTS,
-            seed,
-        })
-        .collect()
-}
+pub(crate) const CUTS: u64 = 5;
 
 /// Everything that the boots share.
 struct Series<'a> {
@@ -102,11 +73,11 @@ struct Series<'a> {
     dir: PathBuf,
 }
 
-/// Cuts, boots again, and in the end restores every mark in a machine that has only the medium.
+/// Cuts, boots again, and in the end restores every mark in a machine that has only the medium. Gives the figures of that one.
 ///
 /// # Errors
 /// When a machine fails, or a script says that something is not as it was.
-pub(crate) fn pass(of: &PowerCuts) -> Result<()> {
+pub(crate) fn pass(of: &PowerCuts) -> Result<Figures> {
     ensure_host()?;
     let scenarios = setup::workspace_root().join("tests/scenarios");
     let script = scenarios.join("power-cut.sh");
@@ -135,12 +106,13 @@ pub(crate) fn pass(of: &PowerCuts) -> Result<()> {
     let mut medium = Disk::virtio(series.image("medium"), "medium");
     medium.read_only = true;
     let keep = Disk::virtio(series.image(KEEP.0), KEEP.0);
-    series.boot(
+    let figures = series.boot(
         of.cuts + 1,
         "restore",
         vec![medium, Disk::virtio(blank, "blank"), keep],
     )?;
-    fs::remove_dir_all(&series.dir).context("remove the disks")
+    fs::remove_dir_all(&series.dir).context("remove the disks")?;
+    Ok(figures)
 }
 
 impl Series<'_> {
@@ -219,9 +191,10 @@ impl Series<'_> {
         Ok(())
     }
 
-    fn boot(&self, boot: u64, phase: &str, disks: Vec<Disk>) -> Result<()> {
+    fn boot(&self, boot: u64, phase: &str, disks: Vec<Disk>) -> Result<Figures> {
         let dir = self.dir.join(format!("boot-{boot}"));
-        let ended = self.machine(boot, phase, disks, dir)?.run(&mut Shown)?;
+        let mut noted = Noted::new(Shown);
+        let ended = self.machine(boot, phase, disks, dir)?.run(&mut noted)?;
         for warning in &ended.warnings {
             setup::say(&format!("the guest's kernel warns: {warning}"));
         }
@@ -231,7 +204,7 @@ impl Series<'_> {
             ended.code,
             self.dir.display()
         );
-        Ok(())
+        Ok(noted.figures)
     }
 }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use super::figures::{Figures, Noted};
 use super::kernel::{self, KernelLine};
-use super::machine::{Machine, Through};
+use super::machine::{Machine, Sink, Through};
 use super::{
     DiskSource, build_test_program, check_script, ensure_host, finish, parse_disk, parse_file, root, run_dir,
     stripped,
@@ -69,7 +70,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Outcome {
-    boot(&args).map(ExitCode::from)
+    boot(&args, &mut Through).map(ExitCode::from)
 }
 
 /// A script of the tests in a machine with the project's programs.
@@ -82,22 +83,26 @@ pub(crate) struct Scripted<'a> {
     pub(crate) usb: &'a [u64],
     /// Time the whole run may take, seconds.
     pub(crate) timeout: u64,
+    /// Added to the kernel's command line.
+    pub(crate) kernel_args: String,
 }
 
-/// Runs it; returns its exit code.
+/// Runs it; returns its exit code, and the figures that it printed.
 ///
 /// # Errors
 /// When the machine cannot be made or does not end by itself.
-pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<u8> {
+pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<(u8, Figures)> {
     let Scripted {
         kernel,
         script,
         disks,
         usb,
         timeout,
+        kernel_args,
     } = scripted;
     let blank = |sizes: &[u64]| sizes.iter().map(|&mib| DiskSource::Blank { mib }).collect();
-    boot(&RunArgs {
+    let mut noted = Noted::new(Through);
+    let args = RunArgs {
         kernel,
         script,
         disk: blank(disks),
@@ -108,12 +113,14 @@ pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<u8> {
         timeout,
         systemd: false,
         binaries: true,
-        kernel_args: String::new(),
+        kernel_args,
         keep: None,
-    })
+    };
+    let code = boot(&args, &mut noted)?;
+    Ok((code, noted.figures))
 }
 
-fn boot(args: &RunArgs) -> Result<u8> {
+fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
     check_script(&args.script)?;
     ensure_host()?;
     let kernel = kernel::ensure_kernel(args.kernel)?;
@@ -149,7 +156,7 @@ fn boot(args: &RunArgs) -> Result<u8> {
         dir: dir.clone(),
         kernel_args: args.kernel_args.clone(),
     };
-    let ended = machine.run(&mut Through)?;
+    let ended = machine.run(sink)?;
     for warning in &ended.warnings {
         setup::say(&format!("the guest's kernel warns: {warning}"));
     }
