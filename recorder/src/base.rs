@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use journal::record::{InodeKey, Op, SnapshotScope};
 
+use crate::pulse;
 use crate::reconcile::{Found, Known, KnownChild};
 use crate::snapshot::handle::{FileHandle, Root};
 use crate::snapshot::look::{is_no_more, look};
@@ -166,6 +167,7 @@ impl<'a> Scan<'a> {
         // Directories seen and not yet listed: 40 bytes each. Depth first keeps it to the siblings along one path.
         let mut waiting: Vec<(InodeKey, FileHandle)> = vec![(from, handle)];
         while let Some((key, handle)) = waiting.pop() {
+            pulse::beat();
             if self.visited.insert(key.ino) {
                 self.one(key, &handle, &mut waiting)?;
             }
@@ -181,6 +183,7 @@ impl<'a> Scan<'a> {
     fn unmet(&mut self, demand: &mut dyn Demand) -> Result<()> {
         let unmet = self.known.as_ref().map(Known::unmet).unwrap_or_default();
         for key in unmet {
+            pulse::beat();
             self.sink.reserve()?;
             let seq = self.sink.take_seq();
             // A number is never given twice to an inode: one that is gone stays gone.
@@ -219,6 +222,7 @@ impl<'a> Scan<'a> {
         };
         let as_known = is_as_known(key, handle);
         let mut met = |child: Child| {
+            pulse::beat();
             if !child.is_leaf {
                 waiting.push((child.key, child.handle));
             } else if visited.insert(child.key.ino) && is_as_known(child.key, &child.handle).is_none() {

@@ -3,10 +3,12 @@
 //! Owns parsing and the printing of results; what the commands do lives in the daemon, the control client and the doctor.
 
 pub(crate) mod exit;
+mod say;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +20,9 @@ use crate::{config, daemon, doctor, status};
 
 /// Where the service looks for its configuration.
 const CONFIG_DEFAULT: &str = "/etc/tapeworm/recorder.toml";
+
+/// Seconds that something may stay behind before it is stale: a segment is sealed every ten, on a medium that is there.
+const STALE_S_DEFAULT: u64 = 300;
 
 #[derive(Parser)]
 #[command(
@@ -45,6 +50,21 @@ enum Command {
     },
     /// What the running recorder has captured and what is safe on the medium
     Status,
+    /// Is everything durable, since when not, and what must be done? Also without a recorder, or with one that does not answer
+    Check {
+        /// One line as monitoring plugins say it, with their exit codes 0 to 3
+        #[arg(long, conflicts_with = "json")]
+        nagios: bool,
+        /// Seconds that something may stay behind before it is stale
+        #[arg(long, default_value_t = STALE_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+        stale_s: u64,
+    },
+    /// The state in the text format of Prometheus
+    Metrics {
+        /// Replace this file with it in one step, for node_exporter's textfile collector
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Name this moment, so that it can be restored
     Mark {
         /// 1 to 255 printable bytes
@@ -135,11 +155,9 @@ fn run(command: Command, json: bool) -> Result<u8> {
     match command {
         Command::Attach(args) => daemon::run(config::from_arguments(&args)?, daemon::Form::Attach, json),
         Command::Run { config } => daemon::run(config::read(&config)?, daemon::Form::Service, json),
-        Command::Status => {
-            let answer = Client::connect()?.ask(&Request::Status {})?;
-            print_result(json, &answer, &status::as_text(&answer));
-            Ok(status::exit_code(&answer))
-        }
+        Command::Status => say::status(json),
+        Command::Check { nagios, stale_s } => say::check(json, nagios, Duration::from_secs(stale_s)),
+        Command::Metrics { out } => say::metrics(json, out.as_deref()),
         Command::Mark { name, volume } => {
             config::check_mark_name(&name)?;
             let answer = Client::connect()?.ask(&Request::Mark {

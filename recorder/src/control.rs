@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use rustix::net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
 use crate::cli::exit::{FAILED, LOCKED, NOTHING_THERE, USAGE, as_json, coded};
+use crate::status::Report;
 
 /// Directory of the socket and of the locks.
 pub(crate) const RUN_DIR: &str = "/run/tapeworm";
@@ -24,6 +26,8 @@ const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Clients served at a time; others wait.
 const CLIENTS_MAX: u32 = 16;
+/// How long a recorder may take to say how it is: nothing that it does for that waits for a disk.
+pub(crate) const STATUS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long the end waits for the answers that are under way.
 const LAST_ANSWERS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -81,6 +85,23 @@ fn nobody(left: &[String]) -> String {
     )
 }
 
+/// Why there is no connection.
+fn refused(path: &Path, error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => coded(
+            FAILED,
+            format!("connect to {}: {error}; try as root", path.display()),
+        ),
+        std::io::ErrorKind::WouldBlock => error.into(),
+        _ => coded(NOTHING_THERE, nobody(&crate::capture::pinned_volumes())),
+    }
+}
+
+/// A recorder runs and does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the recorder does not answer on its control socket")]
+pub(crate) struct Silent;
+
 impl Client {
     /// Connects; exit code 10 where no recorder runs.
     pub(crate) fn connect() -> Result<Self> {
@@ -88,14 +109,48 @@ impl Client {
     }
 
     fn connect_to(path: &Path) -> Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(stream) => Ok(Self { stream }),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(coded(
-                FAILED,
-                format!("connect to {}: {error}; try as root", path.display()),
-            )),
-            Err(_) => Err(coded(NOTHING_THERE, nobody(&crate::capture::pinned_volumes()))),
+        let stream = UnixStream::connect(path).map_err(|error| refused(path, error))?;
+        Ok(Self { stream })
+    }
+
+    /// How the recorder is; it must say so at once.
+    ///
+    /// # Errors
+    /// Exit code 10 where none runs; [`Silent`] where one does and does not answer.
+    pub(crate) fn status() -> Result<Report> {
+        Self::status_of(&socket_path())
+    }
+
+    fn status_of(path: &Path) -> Result<Report> {
+        let silent = |error: anyhow::Error| match error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind)
+        {
+            Some(std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => anyhow::Error::new(Silent),
+            _ => error,
+        };
+        let client = Self::connect_within(path, STATUS_TIMEOUT).map_err(silent)?;
+        let answer = client.ask(&Request::Status {}).map_err(silent)?;
+        serde_json::from_value(answer).context("decode the recorder's answer")
+    }
+
+    /// A recorder that does not serve its socket lets no one in once enough wait there, and would be waited for for ever.
+    fn connect_within(path: &Path, timeout: std::time::Duration) -> Result<Self> {
+        let socket = net::socket_with(
+            net::AddressFamily::UNIX,
+            net::SocketType::STREAM,
+            net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .context("make a socket")?;
+        for which in [net::sockopt::Timeout::Send, net::sockopt::Timeout::Recv] {
+            net::sockopt::set_socket_timeout(&socket, which, Some(timeout)).context("prepare a socket")?;
         }
+        let address = net::SocketAddrUnix::new(path).context("name the control socket")?;
+        net::connect(&socket, &address).map_err(|error| refused(path, error.into()))?;
+        Ok(Self {
+            stream: UnixStream::from(socket),
+        })
     }
 
     /// Asks and waits for the answer, however long the operation takes.
@@ -317,6 +372,21 @@ mod tests {
             client.await.unwrap()
         });
         assert!(answer.is_ok(), "{answer:?}");
+    }
+
+    #[test]
+    fn a_recorder_that_does_not_answer_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.sock");
+        let _unserved = bind(&path).unwrap();
+        let timeout = std::time::Duration::from_millis(100);
+        let ask = || {
+            Client::connect_within(&path, timeout)
+                .and_then(|client| client.ask(&Request::Status {}))
+                .unwrap_err()
+        };
+        let kind = |error: &anyhow::Error| error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_eq!(kind(&ask()), Some(std::io::ErrorKind::WouldBlock), "{:#}", ask());
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! `checks.rs`.
 
 mod barriers;
+mod canary;
 mod checks;
 mod event;
+mod lag;
 mod medium;
 mod moments;
 mod mounted;
@@ -13,13 +15,16 @@ mod resume;
 mod sink;
 mod start;
 mod volume;
+mod watch;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use sd_notify::NotifyState;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -27,10 +32,14 @@ use crate::cli::exit::{NOTHING_THERE, coded};
 use crate::cli::{print_line, say_holes};
 use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
+use crate::pulse;
+use crate::status::Report;
 use event::Event;
 pub(crate) use resume::take_out;
 pub(crate) use start::Base;
 use volume::Session;
+pub(crate) use watch::state_path;
+use watch::{Awake, Watch, notify};
 
 /// Time between two looks at the pipelines.
 const SUPERVISION_INTERVAL: Duration = Duration::from_millis(200);
@@ -48,9 +57,9 @@ pub(crate) enum Form {
 }
 
 /// The volumes being recorded.
-#[derive(Default)]
 struct Recorder {
     sessions: Mutex<Vec<Arc<Session>>>,
+    watch: Watch,
 }
 
 /// Records until told to stop. Returns the exit code.
@@ -63,10 +72,24 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let recorder = Arc::new(Recorder::default());
+    let recorder = Arc::new(Recorder {
+        sessions: Mutex::default(),
+        watch: Watch::new(),
+    });
     let (events, received) = mpsc::channel(64);
-    let result = start(&recorder, prepared, &events)
-        .and_then(|()| runtime.block_on(serve(&recorder, listener, received, json)));
+    let result = start(&recorder, prepared, &events).and_then(|()| {
+        let died = events.clone();
+        watch::start(&recorder, move |error| {
+            // Without a receiver the process is ending already.
+            let _ending = died.blocking_send(Event::Failed(error.context("watch the other threads")));
+        })?;
+        // The base may take hours; what happens meanwhile is captured.
+        notify(&[NotifyState::Ready]);
+        runtime.block_on(serve(&recorder, listener, received, json))
+    });
+    if matches!(result, Ok(End::Told)) {
+        notify(&[NotifyState::Stopping]);
+    }
     let leaves = form == Form::Service && matches!(result, Ok(End::Told));
     let stopped = if leaves {
         eprintln!(
@@ -78,6 +101,8 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
         recorder.detach(None)
     };
     runtime.shutdown_timeout(Duration::from_secs(2));
+    recorder.watch.stop();
+    leave_state(&recorder, leaves);
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!("remove {}: {error}", socket.display());
     }
@@ -86,6 +111,25 @@ pub(crate) fn run(configs: Vec<VolumeConfig>, form: Form, json: bool) -> Result<
         Err(error) if crate::cli::exit::code_of(&error) != NOTHING_THERE => Err(error),
         Ok(answer) => Ok(say_holes(&answer)),
         Err(_) => Ok(0),
+    }
+}
+
+/// What a recorder that left its programs in the kernel knew stays for whoever asks; of one that took them out nothing is to be known.
+fn leave_state(recorder: &Recorder, leaves: bool) {
+    let path = state_path();
+    let left = if leaves {
+        watch::write_state(
+            &path,
+            &Report {
+                has_ended: true,
+                ..recorder.report()
+            },
+        )
+    } else {
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    };
+    if let Err(error) = left {
+        tracing::debug!("{error:#}");
     }
 }
 
@@ -122,7 +166,10 @@ async fn serve(
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let server = tokio::spawn(control::serve(listener, operations, stopped));
     let mut looks = 0;
+    let _beating = recorder.watch.enter_control();
+    let (mut awake, mut watch_stalls) = (Awake::new(), Vec::new());
     let end = loop {
+        pulse::beat();
         tokio::select! {
             _ = interrupt.recv() => { eprintln!("interrupted: flushing to the medium"); break End::Told }
             _ = terminate.recv() => { eprintln!("told to stop: flushing to the medium"); break End::Told }
@@ -134,6 +181,10 @@ async fn serve(
             _ = tick.tick() => {
                 if let Some(error) = recorder.failure() {
                     return Err(error);
+                }
+                recorder.watch.look_at_watch(awake.look(Instant::now()), &mut watch_stalls);
+                if server.is_finished() {
+                    anyhow::bail!("the control socket is not served any more");
                 }
                 looks += 1;
                 if looks % LOOKS_PER_MISS_CHECK == 0 {
@@ -218,14 +269,7 @@ impl Recorder {
 impl Operations for Recorder {
     fn answer(&self, request: Request) -> Result<Value> {
         match request {
-            Request::Status {} => {
-                let volumes: Vec<Value> = self
-                    .lock()
-                    .iter()
-                    .map(|session| json!(session.status()))
-                    .collect();
-                Ok(control::volumes_answer(volumes))
-            }
+            Request::Status {} => serde_json::to_value(self.report()).context("encode the status"),
             Request::Mark { name, path } => {
                 crate::config::check_mark_name(&name)?;
                 self.each(path, |session| session.mark(&name))

@@ -5,6 +5,7 @@
 mod base;
 mod canary;
 mod capture;
+mod check;
 mod cli;
 mod config;
 mod control;
@@ -13,8 +14,10 @@ mod decode;
 mod doctor;
 mod doubt;
 mod merge;
+mod metrics;
 mod order;
 mod pipeline;
+mod pulse;
 mod reconcile;
 mod snapshot;
 mod spool;
@@ -23,13 +26,33 @@ mod status;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("TAPEWORM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
+    // The journal keeps levels and fields as such; without it, or for a person, diagnostics are lines on stderr.
+    let journal = is_stderr_the_journal()
+        .then(tracing_journald::layer)
+        .and_then(Result::ok);
+    let lines = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+    });
+    tracing_subscriber::registry()
+        .with(journal)
+        .with(lines)
+        .with(filter)
         .init();
     cli::main()
+}
+
+/// Whether what is written to stderr goes to the journal: systemd says which file that is (systemd.exec(5), `$JOURNAL_STREAM`).
+fn is_stderr_the_journal() -> bool {
+    let Ok(said) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stderr| said == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }

@@ -17,7 +17,7 @@ use journal::fold::{Inode, State};
 use journal::record::{Attributes, Continued, InodeKey};
 use journal::store::Store;
 use journal::{Head, Journal, PointKind, Projection, Reader, Span};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use touched::Touched;
 
@@ -54,7 +54,7 @@ pub(crate) struct Live {
 }
 
 /// What was found; for the log and the status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Found {
     /// Inodes that were looked at.
     pub(crate) looked_at: u64,

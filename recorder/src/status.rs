@@ -3,22 +3,72 @@
 //! Owns the field names of `recorder status --json` and the text forms of answers; it measures nothing itself.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufReader, Read as _};
+use std::path::Path;
 
-use serde::Serialize;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::exit::FAILED;
 use crate::daemon::Base;
+use crate::pulse::Stall;
+
+/// Everything that a recorder knows of itself: its answer to `status`, and what it leaves in its state file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// When this was so, RFC 3339.
+    pub(crate) time: String,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// It has ended, as told, and left its programs in the kernel.
+    pub(crate) has_ended: bool,
+    /// Threads of the daemon itself that do not move.
+    pub(crate) stalls: Vec<Stall>,
+    /// The volumes.
+    pub(crate) volumes: Vec<VolumeStatus>,
+}
+
+/// Longest state file in bytes.
+const STATE_BYTES_MAX: u64 = 16 << 20;
+
+impl Report {
+    /// What a recorder left there.
+    ///
+    /// # Errors
+    /// No file, or one that is none of these.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let context = || format!("read {}", path.display());
+        let file = File::open(path).with_context(context)?;
+        serde_json::from_reader(BufReader::new(file.take(STATE_BYTES_MAX))).with_context(context)
+    }
+}
+
+/// The medium of a volume.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MediumStatus {
+    /// Why it does not take what it is given, or would not.
+    pub(crate) trouble: Option<String>,
+    /// The exit code of that; 0 where there is no trouble.
+    pub(crate) exit_code: u8,
+    /// For how long.
+    pub(crate) trouble_s: u64,
+    /// Bytes that still fit, where it can tell.
+    pub(crate) free_bytes: Option<u64>,
+    /// Uuid on its label.
+    pub(crate) uuid: String,
+}
 
 /// One volume in `recorder status --json`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct VolumeStatus {
     /// Path as given.
     pub(crate) path: String,
     /// The file system's own uuid.
     pub(crate) uuid: String,
     /// `base`, `recording` or `failed`.
-    pub(crate) state: &'static str,
+    pub(crate) state: String,
     /// Number of the epoch.
     pub(crate) epoch: u64,
     /// Newest sequence number taken.
@@ -27,14 +77,34 @@ pub(crate) struct VolumeStatus {
     pub(crate) barrier_seq: u64,
     /// Everything up to here is in the spool, synced.
     pub(crate) spooled_seq: u64,
+    /// Everything up to here is in order, decoded and handed to the writer of the journal.
+    pub(crate) passed_seq: u64,
     /// Everything up to here is on the medium, synced.
     pub(crate) durable_seq: u64,
+    /// Everything up to here is on the medium, or changed nothing.
+    pub(crate) safe_seq: u64,
+    /// When `captured_seq` was the newest number, RFC 3339.
+    pub(crate) captured_time: String,
+    /// What was captured before this time is in the spool, synced.
+    pub(crate) spooled_time: String,
+    /// What was captured before this time is on the medium, synced.
+    pub(crate) durable_time: String,
+    /// Age of the oldest change that is not on the medium; 0 where there is none.
+    pub(crate) behind_s: u64,
     /// Bytes that wait in the ring.
     pub(crate) ring_fill_bytes: u64,
+    /// Bytes that the ring holds.
+    pub(crate) ring_bytes: u64,
     /// Bytes in memory that wait for a missing number.
     pub(crate) window_bytes: u64,
-    /// Bytes in the spool.
+    /// Bytes of disk that the spool takes.
     pub(crate) spool_bytes: u64,
+    /// Of these, bytes that hold something.
+    pub(crate) spool_used_bytes: u64,
+    /// Most bytes of disk that it may take.
+    pub(crate) spool_bytes_max: u64,
+    /// Seconds until it is full if the medium takes nothing and changes come as in the last ten minutes.
+    pub(crate) spool_left_s: Option<u64>,
     /// Bytes of events that came from the kernel.
     pub(crate) bytes_captured: u64,
     /// Bytes of segments on the medium, written in this run.
@@ -45,6 +115,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) events: u64,
     /// Holes that are not repaired.
     pub(crate) holes_open: u64,
+    /// Holes that were repaired in this run.
+    pub(crate) holes_repaired: u64,
     /// Hits that programs missed.
     pub(crate) misses: u64,
     /// Segments sealed in this run.
@@ -53,7 +125,17 @@ pub(crate) struct VolumeStatus {
     pub(crate) base: Base,
     /// Directory of the medium.
     pub(crate) medium: String,
-    /// Why recording stopped, or what could not be read.
+    /// How it is.
+    pub(crate) medium_state: MediumStatus,
+    /// Threads that do not move.
+    pub(crate) stalls: Vec<Stall>,
+    /// What is captured passes.
+    pub(crate) is_passing: bool,
+    /// Since when the programs do not see changes, RFC 3339.
+    pub(crate) blind_since: Option<String>,
+    /// Why recording stopped.
+    pub(crate) failure: Option<String>,
+    /// Why recording stopped, or what it waits for.
     pub(crate) error: Option<String>,
 }
 
@@ -86,6 +168,12 @@ pub(crate) fn as_text(answer: &Value) -> String {
             number("misses"),
             number("throttled_ms") / 1000,
         );
+        let age = number("behind_s");
+        let until = match number("captured_seq") > number("safe_seq") {
+            true => format!("up to {}, {age} s ago", word("durable_time")),
+            false => "everything".to_owned(),
+        };
+        let _infallible = writeln!(text, "  durable  {until}");
         let base = &volume["base"];
         if let Some(why) = base["whole_because"].as_str() {
             let _infallible = writeln!(text, "  base     whole: {why}");
@@ -183,6 +271,11 @@ fn lines(answer: &Value, line: impl Fn(&Value) -> String) -> String {
         .join("\n")
 }
 
+/// A time, given in milliseconds since 1970, to the second.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    jiff::Timestamp::from_second(ms.div_euclid(1000)).map_or_else(|_| ms.to_string(), |time| time.to_string())
+}
+
 /// Bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
@@ -198,7 +291,7 @@ mod tests {
     fn text_names_state_and_lag() {
         let status = VolumeStatus {
             path: "/srv".to_owned(),
-            state: "recording",
+            state: "recording".to_owned(),
             captured_seq: 100,
             durable_seq: 90,
             ..VolumeStatus::default()

@@ -137,9 +137,7 @@ impl Capture {
                 );
             }
         }
-        let map = |name: &str| {
-            MapData::from_pin(pin_dir.join(format!("map-{name}"))).with_context(|| format!("open map {name}"))
-        };
+        let map = |name: &str| open_map(&pin_dir, name);
         let (events, sequence) = (map("EVENTS")?, map("SEQ")?);
         let info = |map: &MapData| map.info().context("look at a map");
         let fd = events
@@ -270,6 +268,46 @@ pub(crate) fn has_pins(uuid: &str) -> bool {
 /// The volumes that programs are pinned for.
 pub(crate) fn pinned_volumes() -> Vec<String> {
     pin_names(Path::new(PIN_ROOT)).unwrap_or_default()
+}
+
+/// What programs that nobody reads from have captured so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unread {
+    /// Newest number taken.
+    pub(crate) captured_seq: u64,
+    /// Bytes that wait in the ring.
+    pub(crate) ring_fill_bytes: u64,
+    /// Bytes that the ring holds.
+    pub(crate) ring_bytes: u64,
+    /// Events that found no room there, since the programs were attached.
+    pub(crate) dropped: u64,
+}
+
+/// Looks at the programs of a volume whose recorder has ended.
+///
+/// # Errors
+/// When something is missing there.
+pub(crate) fn unread(uuid: &str) -> Result<Unread> {
+    let pin_dir = Path::new(PIN_ROOT).join(uuid);
+    let map = |name: &str| open_map(&pin_dir, name);
+    let events = map("EVENTS")?;
+    let ring_bytes = events.info().context("look at the ring")?.max_entries();
+    let fd = events
+        .fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("open the ring")?;
+    let ring = Ring::open(fd, ring_bytes)?;
+    Ok(Unread {
+        captured_seq: Sequence::new(map("SEQ")?.fd().as_fd())?.peek().saturating_sub(1),
+        ring_fill_bytes: ring.fill_bytes(),
+        ring_bytes: ring.size_bytes(),
+        dropped: Counters::new(map("COUNTERS")?.fd().as_fd())?.get(Counter::Dropped),
+    })
+}
+
+fn open_map(pin_dir: &Path, name: &str) -> Result<MapData> {
+    MapData::from_pin(pin_dir.join(format!("map-{name}"))).with_context(|| format!("open map {name}"))
 }
 
 /// Removes the pins of an earlier recorder: its programs stop capturing.

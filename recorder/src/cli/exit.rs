@@ -19,6 +19,8 @@ pub(crate) const MEDIUM_FULL: u8 = 21;
 
 /// A moment that cannot be restored whole.
 pub(crate) const HOLE: u8 = 31;
+/// Nothing was made durable for too long.
+pub(crate) const STALE: u8 = 32;
 
 /// An error that knows its exit code. Put into an `anyhow::Error` it keeps it, whatever context is added.
 #[derive(Debug, thiserror::Error)]

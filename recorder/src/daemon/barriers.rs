@@ -5,10 +5,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use journal::record::Op;
 
 use super::volume::{STATE_RECORDING, STOP_INTERVAL, Session};
+use crate::pulse;
 use crate::snapshot::Sink as _;
 
 /// How long a barrier waits at a time for what is to be read anew, before it looks whether it is to end.
@@ -24,11 +25,11 @@ struct Before {
 }
 
 impl Before {
-    /// Looks at the newest number; up to which one a barrier may speak now, if there is anything new to say.
-    fn look(&mut self, captured_seq: u64) -> Option<u64> {
+    /// Looks at the newest number, and at the newest that says something; up to which one a barrier may speak now, if there is anything new to say.
+    fn look(&mut self, captured_seq: u64, said_seq: u64) -> Option<u64> {
         let up_to = self.looked_seq.replace(captured_seq)?;
-        // Nothing but the last barrier happened until then.
-        (up_to > self.own_seq).then_some(up_to)
+        // Nothing but the last barrier happened until then, and what came later changed nothing.
+        (up_to > self.own_seq && said_seq > self.own_seq).then_some(up_to)
     }
 }
 
@@ -37,12 +38,14 @@ impl Session {
     pub(super) fn barriers(&self, interval: Duration) {
         let (mut before, mut next) = (Before::default(), Instant::now());
         while !self.sink.stop.load(Ordering::Relaxed) {
+            pulse::beat();
             std::thread::sleep(STOP_INTERVAL);
             if self.state.load(Ordering::Relaxed) != STATE_RECORDING || Instant::now() < next {
                 continue;
             }
             next = Instant::now() + interval;
-            let Some(up_to) = before.look(self.sink.handle.status().captured_seq) else {
+            let status = self.sink.handle.status();
+            let Some(up_to) = before.look(status.captured_seq, status.said_seq) else {
                 continue;
             };
             match self.barrier(up_to, interval) {
@@ -69,7 +72,7 @@ impl Session {
         if handle.status().holes_open > 0 || handle.is_under_way(up_to) {
             return Ok(None);
         }
-        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
+        self.sync()?;
         self.sink.reserve()?;
         let (seq, _) = self.journal(Op::Barrier { up_to: Some(up_to) })?;
         self.barrier_seq.store(up_to, Ordering::Relaxed);
@@ -84,20 +87,25 @@ mod tests {
     #[test]
     fn a_barrier_speaks_up_to_the_look_before_and_not_of_barriers_alone() {
         let mut before = Before::default();
+        let mut look = |own_seq: Option<u64>, captured_seq, said_seq| {
+            before.own_seq = own_seq.unwrap_or(before.own_seq);
+            before.look(captured_seq, said_seq)
+        };
         assert_eq!(
-            before.look(10),
+            look(None, 10, 10),
             None,
             "what has its number may not have acted yet"
         );
-        assert_eq!(before.look(20), Some(10));
-        before.own_seq = 21;
+        assert_eq!(look(None, 20, 20), Some(10));
         assert_eq!(
-            before.look(21),
+            look(Some(21), 21, 21),
             None,
             "it was looked at 20 before, which the barrier at 21 follows"
         );
-        assert_eq!(before.look(21), None, "an idle volume is left alone");
-        assert_eq!(before.look(30), None);
-        assert_eq!(before.look(30), Some(30));
+        assert_eq!(look(None, 21, 21), None, "an idle volume is left alone");
+        assert_eq!(look(None, 25, 21), None);
+        assert_eq!(look(None, 25, 21), None, "and so is one with canaries only");
+        assert_eq!(look(None, 30, 30), Some(25));
+        assert_eq!(look(None, 30, 30), Some(30));
     }
 }

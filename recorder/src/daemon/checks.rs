@@ -18,6 +18,7 @@ use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, USAGE, coded}
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
 use crate::pipeline::OnFull;
+use crate::pulse::Watched;
 use crate::status::bytes as human;
 
 /// Least room on a medium to begin with, in bytes: label, replayer and a first segment.
@@ -28,6 +29,8 @@ pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
     pub(crate) store: Arc<dyn Store>,
+    /// Uuid on the medium's label.
+    pub(crate) medium_uuid: String,
     pub(crate) spool_dir: PathBuf,
     /// Directories of spools, its own or another volume's, that lie on this volume.
     pub(crate) spool_inos: Vec<u64>,
@@ -83,9 +86,9 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .collect::<Result<_>>()?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
-        let store = medium(&config, &devices)?;
+        let (store, medium_uuid) = medium(&config, &devices)?;
         let lock = lock(&volume.uuid, &volume.mount_point)?;
-        ready.push((config, volume, store, lock));
+        ready.push((config, volume, (store, medium_uuid), lock));
     }
     // A spool may lie on any of the volumes: none of them records any spool, or two would feed each other for ever.
     let spools = ready
@@ -96,7 +99,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .into_iter()
         .zip(devices)
         .enumerate()
-        .map(|(index, ((config, volume, store, lock), (device, _)))| {
+        .map(|(index, ((config, volume, (store, medium_uuid), lock), (device, _)))| {
             let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
             if config.on_full == OnFull::Throttle && !here.is_empty() {
                 let path = volume.mount_point.display();
@@ -116,6 +119,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                     .map(|spool| inodes_below(&spool.directory))
                     .collect::<Result<Vec<_>>>()?
                     .concat(),
+                medium_uuid,
                 lock,
             })
         })
@@ -163,8 +167,8 @@ fn inodes_below(directory: &Path) -> Result<Vec<u64>> {
     Ok(inodes)
 }
 
-/// Opens the medium, refuses one that cannot hold a journal of these volumes, labels it where it is new.
-fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn Store>> {
+/// Opens the medium, refuses one that cannot hold a journal of these volumes, labels it where it is new; and says its uuid.
+fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<(Arc<dyn Store>, String)> {
     let VolumeConfig { medium, .. } = config;
     let named = medium.display();
     let found = fs::metadata(medium).map_err(|error| {
@@ -217,7 +221,7 @@ fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<Arc<dyn S
             label
         }
     };
-    Ok(Arc::new(Medium::new(store, &label)))
+    Ok((Arc::new(Watched(Medium::new(store, &label))), label.medium))
 }
 
 /// The bytes of the replayer, which every medium carries.

@@ -1,12 +1,17 @@
 //! The medium as the daemon writes to it: every object begins with a look whether it is still the same medium.
 //!
-//! A directory stays there when what was mounted on it is gone, and would take the journal in silence. Owns only that look; how
-//! objects are written is the store's.
+//! A directory stays there when what was mounted on it is gone, and would take the journal in silence. Owns only that look, also from time to
+//! time; how objects are written is the store's.
 
 use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use journal::Label;
 use journal::store::{Append, DirStore, ObjectInfo, ObjectKind, ReadAt, Store};
+
+use super::volume::{STOP_INTERVAL, Session};
+use crate::pulse;
 
 /// A labelled medium in a directory.
 pub(super) struct Medium {
@@ -23,35 +28,26 @@ impl Medium {
             uuid: label.medium.clone(),
         }
     }
+}
 
-    fn check(&self) -> io::Result<()> {
-        let found = Label::read(&self.store).map_err(io::Error::other)?;
-        match found {
-            Some(label) if label.medium == self.uuid => Ok(()),
-            Some(label) => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!(
-                    "medium {} lies at {}, not {}: mount that again",
-                    label.medium,
-                    self.store.describe(),
-                    self.uuid
-                ),
-            )),
-            None => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!(
-                    "medium {} is not at {} any more: mount it there again",
-                    self.uuid,
-                    self.store.describe()
-                ),
-            )),
-        }
-    }
+/// Whether the medium of this uuid lies there.
+fn is_same(store: &dyn Store, uuid: &str) -> io::Result<()> {
+    let found = Label::read(store).map_err(io::Error::other)?;
+    let there = store.describe();
+    let why = match found {
+        Some(label) if label.medium == uuid => return Ok(()),
+        Some(label) => format!(
+            "medium {} lies at {there}, not {uuid}: mount that again",
+            label.medium
+        ),
+        None => format!("medium {uuid} is not at {there} any more: mount it there again"),
+    };
+    Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 
 impl Store for Medium {
     fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
-        self.check()?;
+        is_same(&self.store, &self.uuid)?;
         self.store.create(name, kind)
     }
 
@@ -69,6 +65,58 @@ impl Store for Medium {
 
     fn describe(&self) -> String {
         self.store.describe()
+    }
+}
+
+/// Time between two looks at the medium.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How a medium is, as far as can be seen without writing to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    /// Why it cannot be written to.
+    pub(super) trouble: Option<String>,
+    /// Since when.
+    pub(super) since: Option<Instant>,
+    /// Bytes that still fit, where it can tell.
+    pub(super) free_bytes: Option<u64>,
+    /// Uuid on its label.
+    pub(super) uuid: String,
+}
+
+impl Look {
+    /// Looks at the medium that had this uuid.
+    fn at(store: &dyn Store, uuid: &str, before: Option<&Self>) -> Self {
+        let found = is_same(store, uuid).and_then(|()| store.bytes_free());
+        let (free_bytes, trouble) = match found {
+            Ok(free_bytes) => (free_bytes, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let since = before.and_then(|before| before.since);
+        Self {
+            since: trouble.is_some().then(|| since.unwrap_or_else(Instant::now)),
+            trouble,
+            free_bytes,
+            uuid: uuid.to_owned(),
+        }
+    }
+}
+
+impl Session {
+    /// Looks at the medium now and then until the recording ends: on a volume on which nothing happens nobody else would find that it is
+    /// gone.
+    pub(super) fn look_at_medium(&self, store: &dyn Store, uuid: &str) {
+        let mut next = Instant::now();
+        while !self.sink.stop.load(Ordering::Relaxed) {
+            pulse::beat();
+            if Instant::now() >= next {
+                next = Instant::now() + LOOK_INTERVAL;
+                let before = self.watched().medium.clone();
+                let look = Look::at(store, uuid, before.as_ref());
+                self.watched().medium = Some(look);
+            }
+            std::thread::sleep(STOP_INTERVAL);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::volume::{Parts, STATE_BASE, STATE_RECORDING, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
 use crate::pipeline::{Handle, Left};
+use crate::pulse::{self, Place};
 use crate::snapshot::{Sink as _, own_record};
 
 /// Longest time that a flush may take while the medium takes what it is given.
@@ -80,9 +81,15 @@ impl Session {
         Ok((seq, time_ns))
     }
 
+    /// Syncs the volume, which may take minutes on a busy disk.
+    pub(super) fn sync(&self) -> Result<()> {
+        let _sync = pulse::at(Place::Sync);
+        rustix::fs::syncfs(self.root.fd()).context("sync the volume")
+    }
+
     /// Syncs the volume, so that stores through mappings are in, then puts down a record of the volume as a whole.
     fn put_down(&self, op: Op) -> Result<(u64, i64)> {
-        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
+        self.sync()?;
         self.sink.handle.reserve_or_say(FLUSH_TIMEOUT)?;
         self.journal(op)
     }
@@ -116,22 +123,29 @@ impl Session {
             count - before.count,
             before.looked_seq
         );
-        // The hole names no number that was lost: it takes one of its own.
+        if self.journal_missed(before.looked_seq)? {
+            self.sink.handle.journaled_misses(count, looked_seq);
+        }
+        Ok(())
+    }
+
+    /// Journals that after a number something was missed that nothing names; false where the end has begun. The hole takes a number of its
+    /// own.
+    pub(super) fn journal_missed(&self, since_seq: u64) -> Result<bool> {
         let is_ending = self.is_ending.read().unwrap_or_else(PoisonError::into_inner);
         if *is_ending {
-            return Ok(());
+            return Ok(false);
         }
         let seq = self.sink.take_seq();
         let op = Op::Hole {
             last_seq: seq,
             inode: None,
-            since_seq: Some(before.looked_seq),
+            since_seq: Some(since_seq),
         };
         self.sink
             .submit(vec![own_record(seq, InodeKey::default(), false, op)])
             .context("journal missed events")?;
-        self.sink.handle.journaled_misses(count, looked_seq);
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until everything up to now that cannot be captured as it happens (inherited ACLs, failed operations, ...) is read from the

@@ -9,6 +9,7 @@ use journal::record::Record;
 
 use crate::base::{Demand, Wanted};
 use crate::pipeline::{Handle, Request};
+use crate::pulse;
 use crate::snapshot::Sink;
 
 /// Numbers from the volume's counter, records into its pipeline.
@@ -21,6 +22,7 @@ pub(super) struct PipelineSink {
 
 impl Sink for PipelineSink {
     fn reserve(&self) -> Result<()> {
+        pulse::beat();
         if self.stop.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
@@ -32,6 +34,7 @@ impl Sink for PipelineSink {
     }
 
     fn submit(&self, records: Vec<Record>) -> Result<()> {
+        pulse::beat();
         self.handle.submit(records)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use journal::record::Continued;
 use journal::store::Store;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::capture::Volume;
 use crate::pipeline::find_dead;
@@ -23,7 +23,7 @@ pub(super) enum Start {
 }
 
 /// How a base was taken; for `recorder status`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Base {
     /// The epoch whose state it starts from, and its last number.
     pub(crate) continues: Option<Continued>,

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use abi::Counter;
 use anyhow::{Context as _, Result};
 use journal::VolumeInfo;
 use journal::store::Store;
@@ -23,15 +22,16 @@ use super::mounted;
 use super::resume::{self, Place};
 use super::sink::{PipelineSink, Requests, wanted};
 use super::start::{self, Base, Start};
+use super::watched::{Watched, now_ms, state_before};
 use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::control::RUN_DIR;
 use crate::pipeline::{Left, Limits, OnFull, Pipeline, PipelineOptions, SharedArrays, Throttle};
+use crate::pulse;
 use crate::reconcile::{Dead, Known};
 use crate::snapshot::Counts;
 use crate::snapshot::handle::Root;
-use crate::status::VolumeStatus;
 
 /// How often a waiting thread looks whether it is to end.
 pub(super) const STOP_INTERVAL: Duration = Duration::from_millis(100);
@@ -42,12 +42,14 @@ const STATE_FAILED: u8 = 2;
 /// One volume while it is recorded.
 pub(crate) struct Session {
     pub(super) path: PathBuf,
-    medium: PathBuf,
+    pub(super) medium: PathBuf,
     pub(super) spool_dir: PathBuf,
     pub(super) volume: Volume,
     pub(super) root: Arc<Root>,
     pub(super) sink: PipelineSink,
     pub(super) state: AtomicU8,
+    pub(super) ring_bytes: u64,
+    pub(super) spool_bytes_max: u64,
     parts: Mutex<Option<Parts>>,
     /// Everything up to here is on the volume's own disk, as the newest barrier says.
     pub(super) barrier_seq: AtomicU64,
@@ -57,6 +59,8 @@ pub(crate) struct Session {
     pub(super) misses_seen: Mutex<Misses>,
     /// Nothing more is put down. Held for reading while a record is on its way.
     pub(super) is_ending: RwLock<bool>,
+    /// What was seen of it at the last look.
+    pub(super) watched: Mutex<Watched>,
     /// Held while it is detached; how that went.
     pub(super) detached: Mutex<Option<Detached>>,
 }
@@ -79,6 +83,7 @@ impl Session {
             spool_dir,
             spool_inos,
             excluded_inodes,
+            medium_uuid,
             lock,
         } = prepared;
         let root = Arc::new(Root::open(&volume.mount_point, spool_inos.clone())?);
@@ -102,8 +107,11 @@ impl Session {
         };
         let misses = left.as_ref().map_or_else(Misses::default, Misses::left_by);
         let store = Arc::clone(&place.store);
+        let before_ms = state_before(&volume.uuid);
         match Self::begin(place, &volume, &root, &mut capture, (left, start.from())) {
             Ok((pipeline, sink)) => {
+                let captured_seq = sink.handle.captured_seq();
+                let resumed_ms = start.resumed_seq().and(before_ms).unwrap_or_else(now_ms);
                 let session = Arc::new(Self {
                     path: config.path,
                     medium: config.medium,
@@ -112,15 +120,18 @@ impl Session {
                     root,
                     sink,
                     state: AtomicU8::new(STATE_BASE),
+                    ring_bytes: u64::from(config.ring_bytes),
+                    spool_bytes_max: config.spool_bytes_max,
                     parts: Mutex::new(None),
                     barrier_seq: AtomicU64::new(0),
                     base: Mutex::default(),
                     misses_seen: Mutex::new(misses),
                     is_ending: RwLock::new(false),
+                    watched: Mutex::new(Watched::new(captured_seq, resumed_ms)),
                     detached: Mutex::new(None),
                 });
-                session.go_on(capture, pipeline, lock, events, (start, store))?;
-                session.start_barriers(config.barrier)?;
+                session.go_on(capture, pipeline, lock, events, (start, Arc::clone(&store)))?;
+                session.start_others(config.barrier, store, medium_uuid)?;
                 Ok(session)
             }
             // What an earlier recorder left stays for the next try.
@@ -209,19 +220,21 @@ impl Session {
             answering: false,
         };
         let session = Arc::clone(self);
-        let worker = std::thread::Builder::new()
-            .name("snapshots".to_owned())
-            .spawn(move || {
-                if let Err(error) = session.base_and_repair(requests, &events, from)
-                    && !session.sink.stop.load(Ordering::Relaxed)
-                {
-                    session.state.store(STATE_FAILED, Ordering::Relaxed);
-                    let error = error.context(format!("snapshots of {}", session.path.display()));
-                    // Without a receiver the process is ending already.
-                    let _ending = events.blocking_send(Event::Failed(error));
-                }
-            })
-            .context("start the snapshot thread")?;
+        let told = (Arc::clone(self), events.clone());
+        let worker = self.sink.handle.pulses().spawn(
+            "snapshots",
+            move || match session.base_and_repair(requests, &events, from) {
+                Err(_) if session.sink.stop.load(Ordering::Relaxed) => Ok(()),
+                result => result,
+            },
+            move |error| {
+                let (session, events) = told;
+                session.state.store(STATE_FAILED, Ordering::Relaxed);
+                let error = error.context(format!("snapshots of {}", session.path.display()));
+                // Without a receiver the process is ending already.
+                let _ending = events.blocking_send(Event::Failed(error));
+            },
+        )?;
         *self.parts() = Some(Parts {
             capture,
             pipeline,
@@ -231,14 +244,38 @@ impl Session {
         Ok(())
     }
 
-    fn start_barriers(self: &Arc<Self>, interval: Duration) -> Result<()> {
-        let session = Arc::clone(self);
-        let barriers = std::thread::Builder::new()
-            .name("barriers".to_owned())
-            .spawn(move || session.barriers(interval))
-            .context("start the thread that sets barriers")?;
+    /// Starts the threads without which recording goes on, but not for ever.
+    fn start_others(
+        self: &Arc<Self>,
+        interval: Duration,
+        store: Arc<dyn Store>,
+        medium_uuid: String,
+    ) -> Result<()> {
+        self.start_other("barriers", move |session| {
+            session.barriers(interval);
+            Ok(())
+        })?;
+        self.start_other("canary", Self::canary)?;
+        self.start_other("medium", move |session| {
+            session.look_at_medium(&*store, &medium_uuid);
+            Ok(())
+        })
+    }
+
+    fn start_other(
+        self: &Arc<Self>,
+        name: &'static str,
+        run: impl FnOnce(&Self) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (session, told) = (Arc::clone(self), Arc::clone(self));
+        let died = move |error: anyhow::Error| told.say_death(name, &error);
+        let thread = self
+            .sink
+            .handle
+            .pulses()
+            .spawn(name, move || run(&session), died)?;
         if let Some(parts) = &mut *self.parts() {
-            parts.workers.push(barriers);
+            parts.workers.push(thread);
         }
         Ok(())
     }
@@ -268,6 +305,7 @@ impl Session {
         let _ending = events.blocking_send(Event::Recording(line));
         let mut repairs = Scan::new(&self.root, &self.sink, &counts, None);
         while !self.sink.stop.load(Ordering::Relaxed) {
+            pulse::beat();
             match requests.receiver.recv_timeout(STOP_INTERVAL) {
                 Ok(request) => {
                     repairs.repair(wanted(request))?;
@@ -280,13 +318,13 @@ impl Session {
         Ok(())
     }
 
-    fn base_taken(&self) -> MutexGuard<'_, Base> {
+    pub(super) fn base_taken(&self) -> MutexGuard<'_, Base> {
         self.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn base(&self, requests: &mut Requests, counts: &Counts, known: Option<Known>) -> Result<u64> {
         // What happened while the pipeline began is in no event. Now it is on the disk, or has one.
-        rustix::fs::syncfs(self.root.fd()).context("sync the volume")?;
+        self.sync()?;
         let space = rustix::fs::fstatvfs(self.root.fd()).context("measure the volume")?;
         let used_bytes = (space.f_blocks - space.f_bfree).saturating_mul(space.f_frsize);
         // Of what will be read again, nobody knows how much it is.
@@ -321,47 +359,6 @@ impl Session {
         }
         let error = self.sink.handle.check().err()?;
         Some(error.context(format!("record {}", self.path.display())))
-    }
-
-    /// Numbers for `recorder status`.
-    pub(crate) fn status(&self) -> VolumeStatus {
-        let status = self.sink.handle.status();
-        let held_ns = self
-            .parts()
-            .as_ref()
-            .map(|parts| parts.capture.counters().get(Counter::HeldNs));
-        let misses = self
-            .misses_seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .count;
-        VolumeStatus {
-            path: self.path.display().to_string(),
-            uuid: self.volume.uuid.clone(),
-            state: match self.state.load(Ordering::Relaxed) {
-                STATE_BASE => "base",
-                STATE_RECORDING => "recording",
-                _ => "failed",
-            },
-            epoch: self.sink.handle.epoch(),
-            captured_seq: status.captured_seq,
-            barrier_seq: self.barrier_seq.load(Ordering::Relaxed),
-            spooled_seq: status.spooled_seq,
-            durable_seq: status.durable_seq,
-            ring_fill_bytes: status.ring_fill_bytes,
-            window_bytes: status.window_bytes,
-            spool_bytes: status.spool_bytes,
-            bytes_captured: status.bytes_captured,
-            bytes_written: status.bytes_written,
-            throttled_ms: held_ns.map_or(0, |held_ns| held_ns / 1_000_000),
-            events: status.events,
-            holes_open: status.holes_open,
-            misses,
-            segments: status.segments,
-            base: self.base_taken().clone(),
-            medium: self.medium.display().to_string(),
-            error: status.error,
-        }
     }
 }
 

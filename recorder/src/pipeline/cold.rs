@@ -3,6 +3,7 @@
 //! Owns the order of frames and what a missing one means. Once in order, records are for `output` to write.
 
 mod left;
+mod quiet;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,6 +24,7 @@ use super::{Handle, Requests, own};
 use crate::decode::{self, Decoded, Untold};
 use crate::doubt::{Doubt, Request};
 use crate::order::Window;
+use crate::pulse;
 use crate::snapshot::{hole, now_ns, own_record};
 use crate::spool::{Frame, FrameKind, Position, SpoolReader};
 
@@ -105,6 +107,7 @@ impl Cold {
     /// Runs until told to stop and everything is sealed.
     pub(super) fn run(mut self) -> Result<()> {
         loop {
+            pulse::beat();
             let stopping = self.shared.stop_cold.load(Ordering::SeqCst);
             self.drained = self.shared.drained.load(Ordering::SeqCst);
             let written = lock(&self.shared.spool).written;
@@ -130,6 +133,7 @@ impl Cold {
             if self.is_due(idle, stopping) {
                 self.seal()?;
             }
+            self.say_safe();
             if idle {
                 let state = lock(&self.shared.spool);
                 let done = self.window.len() == 0 && self.output.is_empty() && state.written == written;
@@ -204,6 +208,7 @@ impl Cold {
     }
 
     fn take(&mut self, frame: Frame) {
+        pulse::beat();
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
         let seq = match frame.kind {
             FrameKind::Lost => return,
@@ -391,6 +396,7 @@ impl Cold {
         let (seq, inode) = (decoded.record.seq, decoded.record.inode);
         let closes = Some(seq);
         match decode::untold(&decoded) {
+            None if self.is_canary(&decoded.record) => self.canary(seq),
             None => {
                 self.doubt.event(&decoded, &mut self.wanted);
                 self.record(decoded.record)
@@ -432,6 +438,7 @@ impl Cold {
     /// Passes a record to the merger, and what comes out of it to the writer.
     fn record(&mut self, record: Record) -> Result<()> {
         self.windows.see(&record);
+        self.shared.said_seq.store(record.last_seq, Ordering::Relaxed);
         match &record.op {
             Op::BaseBegin { .. } => self.has_base = false,
             Op::BaseEnd { .. } => self.has_base = true,
@@ -439,7 +446,9 @@ impl Cold {
                 lock(&self.shared.holes).insert(record.seq);
             }
             Op::HoleClosed { hole_seq } => {
-                lock(&self.shared.holes).remove(hole_seq);
+                if lock(&self.shared.holes).remove(hole_seq) {
+                    self.shared.holes_repaired.fetch_add(1, Ordering::Relaxed);
+                }
                 let others = self.requests.closed(*hole_seq);
                 self.close(others)?;
             }
@@ -491,6 +500,7 @@ impl Cold {
         let mut oldest = state.oldest;
         state.spool.release(&mut oldest, needed)?;
         state.oldest = oldest;
+        self.shared.measure(&state);
         drop(state);
         self.shared.news.notify_all();
         Ok(())

@@ -10,6 +10,7 @@ use journal::record::{InodeKey, Op, Record};
 use super::own;
 use super::shared::{Shared, SpoolState, Waits, lock};
 use crate::cli::exit::coded;
+use crate::pulse::Pulses;
 use crate::snapshot::own_record;
 use crate::spool::FrameKind;
 
@@ -20,14 +21,22 @@ pub(crate) struct PipelineStatus {
     pub(crate) captured_seq: u64,
     /// Newest number in the spool, synced.
     pub(crate) spooled_seq: u64,
+    /// Everything up to here has passed: is in order, decoded, and handed to the writer.
+    pub(crate) passed_seq: u64,
     /// Everything up to here is on the medium, synced.
     pub(crate) durable_seq: u64,
+    /// Everything up to here is on the medium, or changed nothing.
+    pub(crate) safe_seq: u64,
+    /// The newest number that has passed and says something.
+    pub(crate) said_seq: u64,
     /// Bytes that wait in the ring.
     pub(crate) ring_fill_bytes: u64,
     /// Bytes in memory that wait for a missing number.
     pub(crate) window_bytes: u64,
     /// Bytes of disk that the spool takes.
     pub(crate) spool_bytes: u64,
+    /// Of these, bytes that hold something.
+    pub(crate) spool_used_bytes: u64,
     /// Events from the kernel.
     pub(crate) events: u64,
     /// Their bytes.
@@ -38,8 +47,28 @@ pub(crate) struct PipelineStatus {
     pub(crate) segments: u64,
     /// Holes that are not repaired.
     pub(crate) holes_open: u64,
+    /// Holes that were repaired in this run.
+    pub(crate) holes_repaired: u64,
+    /// Why it does not go on.
+    pub(crate) failure: Option<String>,
+    /// What the medium says, since when, and the exit code of that, where it does not take what it is given.
+    pub(crate) refused: Option<Refused>,
+}
+
+impl PipelineStatus {
     /// Why it does not go on, or what it waits for.
-    pub(crate) error: Option<String>,
+    pub(crate) fn error(&self) -> Option<String> {
+        let refused = || self.refused.as_ref().map(|refused| refused.why.clone());
+        self.failure.clone().or_else(refused)
+    }
+}
+
+/// A medium that does not take what it is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) why: String,
+    pub(crate) exit_code: u8,
+    pub(crate) since: Instant,
 }
 
 /// A way into a pipeline, for any thread.
@@ -147,7 +176,7 @@ impl Handle {
             state.spool.append(FrameKind::Own, &[&length, &head, data])?;
             state.appended_seq = state.appended_seq.max(record.seq);
         }
-        state.written = state.spool.write()?;
+        self.shared.write_out(&mut state)?;
         self.shared.news.notify_all();
         Ok(())
     }
@@ -252,25 +281,65 @@ impl Handle {
         lock(&self.shared.holes).range(..=seq).count() as u64
     }
 
-    /// What was done so far.
+    /// The newest number that was taken.
+    pub(crate) fn captured_seq(&self) -> u64 {
+        self.shared.numbers.peek().saturating_sub(1)
+    }
+
+    /// The threads of the volume.
+    pub(crate) fn pulses(&self) -> &Pulses {
+        &self.shared.pulses
+    }
+
+    /// From now on changes of the attributes of this inode are the recorder's own, made to see them come back.
+    pub(crate) fn watch_canary(&self, ino: u64) {
+        self.shared.canary_ino.store(ino, Ordering::SeqCst);
+    }
+
+    /// The newest of them that came back.
+    pub(crate) fn canary_seq(&self) -> u64 {
+        self.shared.canary_seq.load(Ordering::SeqCst)
+    }
+
+    /// Everything up to here was looked at, and what that asked for is sent.
+    pub(crate) fn passed_seq(&self) -> u64 {
+        self.shared.passed_seq.load(Ordering::SeqCst)
+    }
+
+    /// What was done so far. Waits for nobody who waits for a disk.
     pub(crate) fn status(&self) -> PipelineStatus {
         let shared = &self.shared;
         let number = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let failed = lock(&shared.failed).clone().map(|failure| failure.why);
-        let error = failed.or_else(|| lock(&shared.waits).clone().map(|waits| waits.why));
+        let refused = lock(&shared.waits).clone();
         PipelineStatus {
-            captured_seq: shared.numbers.peek().saturating_sub(1),
+            captured_seq: self.captured_seq(),
             spooled_seq: number(&shared.spooled_seq),
+            passed_seq: number(&shared.passed_seq),
+            safe_seq: number(&shared.safe_seq).max(number(&shared.durable_seq)),
+            said_seq: number(&shared.said_seq),
             durable_seq: number(&shared.durable_seq),
             ring_fill_bytes: number(&shared.ring_fill_bytes),
             window_bytes: number(&shared.window_bytes),
-            spool_bytes: lock(&shared.spool).spool.bytes(),
+            spool_bytes: number(&shared.spool_bytes),
+            spool_used_bytes: number(&shared.spool_used_bytes),
             events: number(&shared.events),
             bytes_captured: number(&shared.bytes_captured),
             bytes_written: number(&shared.bytes_written),
             segments: number(&shared.segments),
             holes_open: lock(&shared.holes).len() as u64,
-            error,
+            holes_repaired: number(&shared.holes_repaired),
+            failure: lock(&shared.failed).clone().map(|failure| failure.why),
+            refused: refused.map(
+                |Waits {
+                     since,
+                     why,
+                     exit_code,
+                 }| Refused {
+                    why,
+                    exit_code,
+                    since,
+                },
+            ),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::shared::{Shared, SpoolState, Waits, lock};
 use super::{Events, Throttle, dead};
 use crate::cli::exit::coded;
 use crate::decode;
+use crate::pulse::{self, Place};
 use crate::spool::{FrameKind, Position};
 
 /// Bytes taken from the ring at once.
@@ -53,6 +54,7 @@ impl<E: Events> Drain<E> {
         }
         let mut said_full = false;
         loop {
+            pulse::beat();
             let stopping = self.shared.stop_hot.load(Ordering::SeqCst);
             let (is_full, used_bytes) = {
                 let state = lock(&self.shared.spool);
@@ -113,8 +115,7 @@ impl<E: Events> Drain<E> {
     fn tell_lost(&self, state: &mut SpoolState) -> Result<()> {
         let seq = self.shared.numbers.peek();
         state.spool.append(FrameKind::Lost, &[&dead::lost(seq)])?;
-        state.written = state.spool.write()?;
-        Ok(())
+        self.shared.write_out(state)
     }
 
     /// Takes one batch; returns its bytes.
@@ -137,7 +138,7 @@ impl<E: Events> Drain<E> {
         result.context("append to the spool")?;
         if taken > 0 {
             state.appended_seq = appended_seq;
-            state.written = state.spool.write()?;
+            self.shared.write_out(&mut state)?;
             // Not before: a recorder that is killed here leaves its batch to the next one, twice rather than never.
             self.events.release();
             self.shared.events.fetch_add(count, Ordering::Relaxed);
@@ -160,10 +161,11 @@ impl<E: Events> Drain<E> {
 pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
     let mut synced = Position::default();
     loop {
+        pulse::beat();
         let stopping = shared.stop_hot.load(Ordering::SeqCst);
         let (complete, file, directory, at, seq) = {
             let mut state = lock(&shared.spool);
-            state.written = state.spool.write()?;
+            shared.write_out(&mut state)?;
             (
                 state.spool.take_unsynced(),
                 state.spool.current_file()?,
@@ -172,6 +174,7 @@ pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
                 state.appended_seq,
             )
         };
+        let disk = pulse::at(Place::Spool);
         if synced.file != at.file {
             directory.sync_all().context("sync the directory of the spool")?;
         }
@@ -183,6 +186,7 @@ pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
             synced = at;
             shared.spooled_seq.store(seq, Ordering::Relaxed);
         }
+        drop(disk);
         if stopping {
             return Ok(());
         }

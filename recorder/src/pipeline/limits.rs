@@ -23,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) patience: Duration,
     /// How long a thread may make no step at all while it is waited for at the end: a system call that does not come back.
     pub(crate) stuck: Duration,
+    /// How long a thread may make no beat before it is said to have stalled.
+    pub(crate) stall: Duration,
     /// Bytes of one spool file; the spool takes and gives back disk in this unit.
     pub(crate) spool_file_bytes: u64,
 }
@@ -38,6 +40,7 @@ impl Default for Limits {
             retry: Duration::from_secs(2),
             patience: Duration::from_secs(10),
             stuck: Duration::from_secs(120),
+            stall: crate::pulse::STALL,
             spool_file_bytes: crate::spool::FILE_BYTES,
         }
     }

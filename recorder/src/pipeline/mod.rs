@@ -28,16 +28,17 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use journal::VolumeInfo;
 use journal::store::Store;
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
+use crate::pulse::Pulses;
 use crate::reconcile::Dead;
 use crate::spool::Spool;
 pub(crate) use dead::find as find_dead;
-pub(crate) use handle::Handle;
+pub(crate) use handle::{Handle, PipelineStatus};
 use ledger::Ledgers;
 pub(crate) use limits::Limits;
 use requests::Requests;
@@ -234,6 +235,9 @@ fn new_shared(
 ) -> Shared {
     Shared {
         limits,
+        pulses: Pulses::new(limits.stall),
+        spool_bytes: AtomicU64::new(spool.spool.bytes()),
+        spool_used_bytes: AtomicU64::new(spool.spool.used_bytes()),
         spool: Mutex::new(spool),
         news: Condvar::new(),
         outstanding: Mutex::default(),
@@ -248,6 +252,10 @@ fn new_shared(
         flush_seq: AtomicU64::new(0),
         spooled_seq: AtomicU64::new(0),
         durable_seq: AtomicU64::new(sealed_seq),
+        safe_seq: AtomicU64::new(sealed_seq),
+        said_seq: AtomicU64::new(sealed_seq),
+        canary_ino: AtomicU64::new(0),
+        canary_seq: AtomicU64::new(0),
         ring_fill_bytes: AtomicU64::new(0),
         window_bytes: AtomicU64::new(0),
         drained: AtomicU64::new(0),
@@ -256,6 +264,7 @@ fn new_shared(
         bytes_written: AtomicU64::new(0),
         segments: AtomicU64::new(0),
         holes: Mutex::default(),
+        holes_repaired: AtomicU64::new(0),
         steps: AtomicU64::new(0),
         ending_since: OnceLock::new(),
         stop_hot: AtomicBool::new(false),
@@ -293,15 +302,8 @@ fn spawn(
     shared: &Arc<Shared>,
     run: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> Result<JoinHandle<()>> {
-    let shared = Arc::clone(shared);
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(
-            move || match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => shared.fail(name, &error),
-                Err(_) => shared.fail(name, &anyhow!("it panicked")),
-            },
-        )
-        .with_context(|| format!("start thread {name}"))
+    let told = Arc::clone(shared);
+    shared
+        .pulses
+        .spawn(name, run, move |error| told.fail(name, &error))
 }

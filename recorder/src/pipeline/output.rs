@@ -11,6 +11,7 @@ use journal::{Error, Head, Writer};
 use super::shared::{Shared, Waits, lock};
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 use crate::merge::Merger;
+use crate::pulse;
 
 /// About what a record takes in memory beside its data.
 const RECORD_BYTES: u64 = 512;
@@ -24,6 +25,8 @@ pub(super) struct Output {
     unsealed: Vec<Record>,
     unsealed_since: Option<Instant>,
     unsealed_bytes: u64,
+    /// Numbers after everything that is sealed, as one record that says nothing: not worth a segment of their own.
+    quiet: Option<Record>,
 }
 
 impl Output {
@@ -35,11 +38,33 @@ impl Output {
             unsealed: Vec::new(),
             unsealed_since: None,
             unsealed_bytes: 0,
+            quiet: None,
         }
     }
 
     /// Takes the next record.
     pub(super) fn push(&mut self, record: Record) -> Result<()> {
+        if let Some(quiet) = self.quiet.take() {
+            self.merge(quiet)?;
+        }
+        self.merge(record)
+    }
+
+    /// Takes a record that says nothing. Where all before it is sealed, it waits for the next one that says something, so that a volume on
+    /// which nothing happens costs the medium nothing.
+    pub(super) fn push_quiet(&mut self, record: Record) -> Result<()> {
+        let is_empty = self.is_empty();
+        match &mut self.quiet {
+            Some(quiet) if quiet.last_seq + 1 == record.seq => quiet.last_seq = record.last_seq,
+            None if is_empty => self.quiet = Some(record),
+            _ => self.push(record)?,
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, record: Record) -> Result<()> {
+        // Also what the merger holds back, perhaps for long, is to be sealed in time.
+        self.unsealed_since.get_or_insert_with(Instant::now);
         match self.merger.push(record) {
             Some(record) => self.write(record),
             None => Ok(()),
@@ -51,7 +76,7 @@ impl Output {
         self.writer.head_at(last_seq)
     }
 
-    /// Whether everything taken is sealed.
+    /// Whether everything taken that says something is sealed.
     pub(super) fn is_empty(&self) -> bool {
         self.unsealed.is_empty() && self.merger.is_empty()
     }
@@ -67,8 +92,8 @@ impl Output {
     }
 
     fn write(&mut self, record: Record) -> Result<()> {
+        pulse::beat();
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
-        self.unsealed_since.get_or_insert_with(Instant::now);
         self.unsealed_bytes += weight(&record);
         let pushed = self.writer.push(&record);
         self.unsealed.push(record);
@@ -80,6 +105,9 @@ impl Output {
 
     /// Seals everything taken.
     pub(super) fn seal(&mut self) -> Result<()> {
+        if let Some(quiet) = self.quiet.take() {
+            self.merge(quiet)?;
+        }
         if let Some(record) = self.merger.finish() {
             self.write(record)?;
         }
@@ -134,6 +162,7 @@ impl Output {
             }
             std::thread::sleep(self.shared.limits.retry);
             self.shared.check()?;
+            pulse::beat();
             self.shared.steps.fetch_add(1, Ordering::Relaxed);
             match self
                 .unsealed

@@ -1,7 +1,7 @@
 //! What the threads of a pipeline share: the spool under its lock, the numbers, why it does not go on.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::taken::Taken;
 use super::{Limits, Numbers};
 use crate::cli::exit::{code_of, coded};
+use crate::pulse::{self, Pulses};
 use crate::spool::{Position, Spool};
 
 /// How often a waiting thread looks whether the pipeline still runs.
@@ -29,6 +30,8 @@ pub(super) struct SpoolState {
 /// What the threads share.
 pub(super) struct Shared {
     pub(super) limits: Limits,
+    /// The threads of the volume.
+    pub(super) pulses: Pulses,
     pub(super) spool: Mutex<SpoolState>,
     /// Something was written, sealed or asked for.
     pub(super) news: Condvar,
@@ -51,7 +54,18 @@ pub(super) struct Shared {
     pub(super) flush_seq: AtomicU64,
     pub(super) spooled_seq: AtomicU64,
     pub(super) durable_seq: AtomicU64,
+    /// Everything after `durable_seq` up to here changed nothing.
+    pub(super) safe_seq: AtomicU64,
+    /// The newest number that passed and says something.
+    pub(super) said_seq: AtomicU64,
+    /// Inode of the file that the recorder changes itself, to see it come back; 0 where there is none.
+    pub(super) canary_ino: AtomicU64,
+    /// The newest change of it that came back.
+    pub(super) canary_seq: AtomicU64,
     pub(super) ring_fill_bytes: AtomicU64,
+    /// Bytes of disk that the spool takes, and of them those that hold something: for whoever must not wait for its lock.
+    pub(super) spool_bytes: AtomicU64,
+    pub(super) spool_used_bytes: AtomicU64,
     /// Bytes that wait for a missing number.
     pub(super) window_bytes: AtomicU64,
     /// Times that the ring was read to its end, and what was found there handed to the spool.
@@ -62,6 +76,8 @@ pub(super) struct Shared {
     pub(super) segments: AtomicU64,
     /// Holes that are not repaired, by their first number.
     pub(super) holes: Mutex<BTreeSet<u64>>,
+    /// Holes that were repaired in this run.
+    pub(super) holes_repaired: AtomicU64,
     /// Steps that the threads made: as long as it rises, none of them is stuck.
     pub(super) steps: AtomicU64,
     /// When the end began.
@@ -130,8 +146,23 @@ impl Shared {
         self.ending_since.get().and_then(|since| self.refused(*since))
     }
 
+    /// Writes what was appended out, and says how far the spool is now.
+    pub(super) fn write_out(&self, state: &mut SpoolState) -> Result<()> {
+        state.written = state.spool.write()?;
+        self.measure(state);
+        Ok(())
+    }
+
+    /// Says how much the spool holds.
+    pub(super) fn measure(&self, state: &SpoolState) {
+        self.spool_bytes.store(state.spool.bytes(), Ordering::Relaxed);
+        self.spool_used_bytes
+            .store(state.spool.used_bytes(), Ordering::Relaxed);
+    }
+
     /// Waits for news, for a while, without the spool being held by others.
     pub(super) fn wait<'a>(&self, spool: MutexGuard<'a, SpoolState>) -> MutexGuard<'a, SpoolState> {
+        pulse::beat();
         self.news
             .wait_timeout(spool, WAIT)
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
+use crate::pulse::{self, Place};
 use anyhow::{Context as _, Result};
 use journal::record::InodeKey;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -65,6 +66,7 @@ impl FileHandle {
     /// `ESTALE` where the inode is no more.
     pub(crate) fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
+        let _volume = pulse::at(Place::Volume);
         // SAFETY: the handle lives through the call and says how long it is.
         let fd = unsafe {
             libc::syscall(

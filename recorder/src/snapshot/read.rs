@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use crate::pulse::{self, Place};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
@@ -28,6 +29,7 @@ pub(crate) struct Listed {
 pub(crate) fn read_full(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
+        let _volume = pulse::at(Place::Volume);
         match rustix::io::pread(fd, &mut buffer[filled..], offset + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
@@ -165,6 +167,7 @@ pub(crate) fn project(fd: BorrowedFd<'_>) -> Option<u32> {
 /// took its number in between would supersede an operation that it does not see. ext4 and btrfs take the lock in `SEEK_DATA`, xfs
 /// in `read`, all of them in `getdents`.
 pub(crate) fn pass_inode_lock(fd: BorrowedFd<'_>, is_directory: bool) {
+    let _volume = pulse::at(Place::Volume);
     // The answers do not matter, and an error has passed the lock or will be met again when the inode is read.
     if is_directory {
         drop(directory_batch(fd, 0));

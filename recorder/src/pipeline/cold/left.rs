@@ -47,6 +47,8 @@ impl Cold {
     pub(super) fn keep_ledger(&mut self, last_seq: u64) {
         let mut requests = self.requests.unanswered();
         requests.extend(&self.unfinished.requests);
+        // Not held while the disk is written to: the status looks at them.
+        let holes = lock(&self.shared.holes).clone();
         let Keeper { ledgers, identity } = &mut self.keeper;
         let written = ledgers.write(&Ledger {
             head: self.output.head_at(last_seq),
@@ -54,7 +56,7 @@ impl Cold {
             has_base: self.has_base,
             doubt: self.doubt.clone(),
             requests,
-            holes: lock(&self.shared.holes).clone(),
+            holes,
             windows: self.windows.clone(),
         });
         if let Err(error) = written {

@@ -35,11 +35,11 @@ fn a_medium_that_is_full_is_waited_for_and_nothing_is_lost() {
     let error = rig.handle.flush_or_say(barrier, TOO_LONG).unwrap_err();
     assert_eq!(code_of(&error), MEDIUM_FULL, "{error:#}");
     assert!(start.elapsed() >= limits().patience, "gave up at once");
-    assert!(rig.handle.status().error.is_some());
+    assert!(rig.handle.status().error().is_some());
     rig.handle.check().expect("waiting for a medium is no stop");
     rig.medium.memory.repair();
     rig.handle.flush_or_say(barrier, TOO_LONG).unwrap();
-    assert!(rig.handle.status().error.is_none());
+    assert!(rig.handle.status().error().is_none());
     let (result, medium, _spool) = rig.stop();
     result.unwrap();
     let records = records(&medium);
@@ -219,7 +219,7 @@ fn a_thread_that_fails_is_told_to_everybody_who_waits() {
     assert!(rig.handle.reserve_or_say(TOO_LONG).is_err());
     assert!(rig.handle.settle(u64::MAX, TOO_LONG).is_err());
     assert!(rig.handle.submit(Vec::new()).is_err());
-    assert!(rig.handle.status().error.unwrap().contains("drain"));
+    assert!(rig.handle.status().error().unwrap().contains("drain"));
     let (result, medium, _spool) = rig.stop();
     assert!(result.unwrap_err().to_string().contains("drain"));
     assert!(start.elapsed() < Duration::from_secs(20));

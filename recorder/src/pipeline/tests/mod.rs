@@ -5,3 +5,4 @@ mod ends;
 mod order;
 mod resume;
 mod rig;
+mod stalls;

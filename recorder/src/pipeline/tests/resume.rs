@@ -74,7 +74,7 @@ fn whatever_operation_of_the_medium_the_kill_comes_in_the_journal_goes_on() {
         rig.handle.flush_soon(seq);
         rig.until("the medium fails, or has sealed", |rig| {
             let status = rig.handle.status();
-            status.error.is_some() || status.durable_seq >= seq
+            status.error().is_some() || status.durable_seq >= seq
         });
         let remains = rig.kill();
         remains.medium.memory.repair();

@@ -17,6 +17,7 @@ use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 use journal::{Label, Projection, Reader, VolumeInfo};
 
 use super::super::{Events, Handle, Identity, Left, Limits, Numbers, Pipeline, PipelineOptions, Request};
+use crate::pulse::Watched;
 use crate::reconcile::Dead;
 use crate::snapshot::own_record;
 
@@ -178,6 +179,7 @@ pub(super) fn limits() -> Limits {
         retry: Duration::from_millis(20),
         patience: Duration::from_secs(2),
         stuck: Duration::from_secs(3),
+        stall: Duration::from_millis(400),
         spool_file_bytes: 12 << 20,
     }
 }
@@ -307,7 +309,7 @@ impl Rig {
             from,
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
-            store: Arc::new(medium.clone()),
+            store: Arc::new(Watched(medium.clone())),
             events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             throttle: None,

@@ -1,0 +1,70 @@
+//! A medium whose calls are watched: while a thread is in one, its pulse says so, and every one that comes back is a beat.
+
+use std::io::{self, Write};
+
+use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
+
+use super::{Place, at};
+
+/// A medium whose calls are watched.
+pub(crate) struct Watched<S>(pub(crate) S);
+
+impl<S: Store> Store for Watched<S> {
+    fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
+        let _medium = at(Place::Medium);
+        Ok(Box::new(WatchedAppend(self.0.create(name, kind)?)))
+    }
+
+    fn list(&self) -> io::Result<Vec<ObjectInfo>> {
+        let _medium = at(Place::Medium);
+        self.0.list()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
+        let _medium = at(Place::Medium);
+        Ok(Box::new(WatchedRead(self.0.open(name)?)))
+    }
+
+    fn bytes_free(&self) -> io::Result<Option<u64>> {
+        let _medium = at(Place::Medium);
+        self.0.bytes_free()
+    }
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+struct WatchedAppend(Box<dyn Append>);
+
+impl Write for WatchedAppend {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _medium = at(Place::Medium);
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _medium = at(Place::Medium);
+        self.0.flush()
+    }
+}
+
+impl Append for WatchedAppend {
+    fn seal(self: Box<Self>) -> io::Result<()> {
+        let _medium = at(Place::Medium);
+        self.0.seal()
+    }
+}
+
+struct WatchedRead(Box<dyn ReadAt>);
+
+impl ReadAt for WatchedRead {
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let _medium = at(Place::Medium);
+        self.0.read_exact_at(buffer, offset)
+    }
+}
