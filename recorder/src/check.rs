@@ -228,7 +228,7 @@ fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) 
     }
     if !volume.is_passing {
         let what = format!(
-            "captured up to seq {}, but nothing has passed seq {} for a minute",
+            "captured up to seq {}, but nothing has passed seq {} for two minutes",
             volume.captured_seq, volume.passed_seq
         );
         findings.push(finding(

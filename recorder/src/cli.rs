@@ -51,6 +51,9 @@ enum Command {
     /// What the running recorder has captured and what is safe on the medium
     Status,
     /// Is everything durable, since when not, and what must be done? Also without a recorder, or with one that does not answer
+    ///
+    /// Exit codes: 0 all is well, 1 recording does not go on as it should, 10 no recorder runs, 20 a medium is needed, 21 the medium is full,
+    /// 31 holes are open, 32 something is not durable for too long.
     Check {
         /// One line as monitoring plugins say it, with their exit codes 0 to 3
         #[arg(long, conflicts_with = "json")]

@@ -176,7 +176,7 @@ const METRICS: [Metric; 29] = [
     ),
     gauge(
         "passing",
-        "What is captured passes within a minute, or waits for the medium.",
+        "What is captured passes within two minutes, or waits for the medium.",
         |v| Some(i64::from(v.is_passing)),
     ),
     gauge("blind", "The programs in the kernel do not see changes.", |v| {

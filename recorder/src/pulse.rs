@@ -197,11 +197,11 @@ impl Pulses {
         stalls.collect()
     }
 
-    /// Whether one of them is in a call to this place.
-    pub(crate) fn is_at(&self, place: Place) -> bool {
+    /// Whether the thread of this name is in a call to this place.
+    pub(crate) fn is_at(&self, name: &str, place: Place) -> bool {
         self.lock()
             .iter()
-            .any(|pulse| Place::of(pulse.place.load(Ordering::Relaxed)) == place)
+            .any(|pulse| pulse.name == name && Place::of(pulse.place.load(Ordering::Relaxed)) == place)
     }
 
     /// Whether no thread beats here.
@@ -315,10 +315,10 @@ mod tests {
         let _beating = pulses.enter("walker");
         {
             let _medium = at(Place::Medium);
-            assert!(pulses.is_at(Place::Medium));
+            assert!(pulses.is_at("walker", Place::Medium));
             {
                 let _sync = at(Place::Sync);
-                assert!(pulses.is_at(Place::Sync) && !pulses.is_at(Place::Medium));
+                assert!(pulses.is_at("walker", Place::Sync) && !pulses.is_at("walker", Place::Medium));
                 std::thread::sleep(PATIENCE * 2);
                 assert_eq!(pulses.stalls(AWAKE), [], "a sync may take longer");
             }
@@ -326,7 +326,7 @@ mod tests {
             let text = pulses.stalls(AWAKE)[0].to_string();
             assert!(text.contains("in a call to the medium"), "{text}");
         }
-        assert!(!pulses.is_at(Place::Medium));
+        assert!(!pulses.is_at("walker", Place::Medium));
         for (code, place) in Place::ALL.into_iter().enumerate() {
             assert_eq!(place as usize, code);
         }
