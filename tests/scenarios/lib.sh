@@ -129,3 +129,31 @@ begin_load() {
     done
 }
 end_load() { touch /run/enough; wait $loads; }
+
+# threads PID: number and name of each of its threads.
+threads() { for task in /proc/$1/task/*; do echo "${task##*/} $(cat $task/comm)"; done; }
+
+# freeze TID: holds this one thread, as nothing else can, until what runs in the background as $frozen_pid is ended.
+freeze() {
+    python3 - "$1" > /run/frozen 2>&1 <<'END' &
+import ctypes, os, sys, time
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+libc.ptrace.restype = ctypes.c_long
+thread = int(sys.argv[1])
+for request in (SEIZE, INTERRUPT):
+    if libc.ptrace(request, thread, 0, 0) == -1:
+        sys.exit(f"ptrace {request:#x} of {thread}: {os.strerror(ctypes.get_errno())}")
+os.waitpid(thread, WALL)
+print("frozen", flush=True)
+# The end of the tracer, however it comes, lets the thread go on.
+time.sleep(3600)
+END
+    frozen_pid=$!
+    local i
+    for ((i = 0; i < 100; i++)); do grep -q frozen /run/frozen && return; sleep 0.1; done
+    cp /run/frozen "$out"
+    bad "thread $1 is not frozen"
+}
+thaw() { kill $frozen_pid; wait $frozen_pid 2> /dev/null; }

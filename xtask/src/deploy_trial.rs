@@ -35,10 +35,12 @@ pub(crate) fn pass() -> Result<()> {
     let dir = vm::run_dir("deploy")?;
     let script = dir.join("trial.sh");
     fs::write(&script, SCRIPT).context("write the trial's script")?;
+    let library = setup::workspace_root().join("tests/scenarios/lib.sh");
     let itself = std::env::current_exe().context("find this program")?;
     let mut files = vec![
         (script, format!("{GUEST_DIR}/trial.sh")),
         (itself, format!("{GUEST_DIR}/xtask")),
+        (library, format!("{GUEST_DIR}/lib.sh")),
     ];
     for name in ["recorder", "replayer", "oracle"] {
         files.push((vm::stripped(name)?, format!("{GUEST_DIR}/bin/{name}")));

@@ -3,6 +3,7 @@
 set -u
 trial=/opt/trial
 config=/etc/tapeworm.toml
+. $trial/lib.sh
 
 fail() {
     echo "trial: $*" >&2
@@ -37,6 +38,38 @@ deploy --host root@127.0.0.1 || fail "deploy over ssh ended with $?"
 [ "$sum" = "$(sha256sum < $config)" ] || fail "deploy changed an existing configuration"
 systemctl is-active --quiet tapeworm.service || fail "the service does not run"
 systemctl is-enabled --quiet tapeworm.service || fail "the service does not come back at boot"
+
+step "what the service manager hears"
+[ "$(systemctl show --value -p Type tapeworm.service)" = notify ] || fail "the service does not say when it is ready"
+systemctl show --value -p StatusText tapeworm.service | grep -q '/srv' || fail "the service says no status"
+[ "$(systemctl show --value -p WatchdogTimestampMonotonic tapeworm.service)" -gt 0 ] || fail "the watchdog is not fed"
+recorder check >&2 || fail "recorder check ended with $?"
+
+step "a thread that stands still: it is said within half a minute, and the watchdog starts the service anew"
+mkdir -p /run/systemd/system/tapeworm.service.d
+printf '[Service]\nWatchdogSec=10\n' > /run/systemd/system/tapeworm.service.d/trial.conf
+systemctl daemon-reload && systemctl restart tapeworm.service || fail "the service does not start anew"
+pid=$(systemctl show --value -p MainPID tapeworm.service)
+thread=$(threads $pid | grep " drain$" | cut -d " " -f 1)
+[ -n "$thread" ] || fail "there is no thread drain"
+freeze "$thread"
+for i in $(seq 1 60); do
+    sleep 1
+    recorder check --nagios > /tmp/check 2>&1
+    grep -q 'drain has not moved' /tmp/check && break
+done
+cat /tmp/check >&2
+[ "$i" -le 30 ] || fail "a thread that stands still is said after $i s"
+for i in $(seq 1 60); do
+    [ "$(systemctl show --value -p NRestarts tapeworm.service)" -gt 0 ] && systemctl is-active --quiet tapeworm.service && break
+    sleep 1
+done
+systemctl show -p NRestarts,Result tapeworm.service >&2
+[ "$(systemctl show --value -p NRestarts tapeworm.service)" = 1 ] || fail "the watchdog did not start the service anew"
+journalctl --no-pager --unit tapeworm.service | grep -q 'watchdog' || fail "nobody speaks of the watchdog"
+journalctl --no-pager --unit tapeworm.service -p err -o cat | grep -q 'drain has not moved' || fail "the journal has no error of the stall"
+journalctl --no-pager --unit tapeworm.service | grep -q 'going on after seq' || fail "it did not go on where it was"
+rm -r /run/systemd/system/tapeworm.service.d && systemctl daemon-reload
 
 step "work on the recorded file system"
 cp -a /usr/share/perl5 /srv/after
