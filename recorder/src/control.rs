@@ -27,7 +27,7 @@ const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Clients served at a time; others wait.
 const CLIENTS_MAX: u32 = 16;
 /// How long a recorder may take to say how it is: nothing that it does for that waits for a disk.
-pub(crate) const STATUS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+pub(crate) const STATUS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(3);
 /// How long the end waits for the answers that are under way.
 const LAST_ANSWERS_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 

@@ -92,8 +92,8 @@ impl Session {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks; says what has changed; whether the recorder proves to work: what is captured passes, and no thread of its own stands still.
-    /// What a medium or the volume's disk holds up is not its fault, and no new start would help.
+    /// Looks; says what has changed; whether the recorder proves to work: what is captured passes, and no thread stands still in its own
+    /// code. What a medium or the volume's disk holds up is not its fault, and no new start would help.
     pub(super) fn watch(&self, awake: Duration) -> bool {
         let stalls = self.sink.handle.pulses().stalls(awake);
         let status = self.sink.handle.status();
@@ -127,7 +127,7 @@ impl Session {
         }
         let before = std::mem::replace(&mut watched.stalls, stalls);
         say_stalls(&self.path.display().to_string(), &before, &watched.stalls);
-        let stands = |stall: &Stall| matches!(stall.place, Place::Own | Place::Spool);
+        let stands = |stall: &Stall| stall.place == Place::Own;
         !watched.passing.is_late
             && watched.blind.is_none()
             && watched.deaths.is_empty()

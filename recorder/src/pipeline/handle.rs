@@ -10,7 +10,7 @@ use journal::record::{InodeKey, Op, Record};
 use super::own;
 use super::shared::{Shared, SpoolState, Waits, lock};
 use crate::cli::exit::coded;
-use crate::pulse::Pulses;
+use crate::pulse::{self, Place, Pulses};
 use crate::snapshot::own_record;
 use crate::spool::FrameKind;
 
@@ -171,6 +171,7 @@ impl Handle {
     pub(crate) fn submit(&self, records: Vec<Record>) -> Result<()> {
         self.shared.check()?;
         let mut state = lock(&self.shared.spool);
+        let _disk = pulse::at(Place::Spool);
         for record in &records {
             let (length, head, data) = own::encode(record)?;
             state.spool.append(FrameKind::Own, &[&length, &head, data])?;

@@ -126,6 +126,8 @@ impl<E: Events> Drain<E> {
             self.tell_lost(&mut state)?;
         }
         let (mut count, mut bytes, mut appended_seq, mut result) = (0, 0, state.appended_seq, Ok(()));
+        // A full buffer is written out on the way.
+        let disk = pulse::at(Place::Spool);
         let taken = self.events.drain(BATCH_BYTES, |event| {
             let event = decode::meaningful(event);
             if let Err(error) = state.spool.append(FrameKind::Event, &[event]) {
@@ -146,6 +148,7 @@ impl<E: Events> Drain<E> {
             self.shared.bytes_captured.fetch_add(bytes, Ordering::Relaxed);
             self.shared.news.notify_all();
         }
+        drop(disk);
         drop(state);
         if taken < BATCH_BYTES {
             self.shared.drained.fetch_add(1, Ordering::SeqCst);
