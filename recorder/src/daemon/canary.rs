@@ -18,7 +18,7 @@ use crate::pulse::{self, Place};
 use crate::snapshot::now_ns;
 
 /// A volume on which nothing happens for so long is tried; then after twice the time, and so on up to the second one.
-const QUIET: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(960));
+const QUIET: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(240));
 /// Time to the next try after one that was not seen.
 const AGAIN: Duration = Duration::from_secs(1);
 /// One may be skipped, as any event may (a task preempted in a system call of BPF); that is counted as a miss.
@@ -183,7 +183,7 @@ mod tests {
         let mut now = 242;
         for _ in 0..10 {
             schedule.tried(after(now), 14, false);
-            now += 960;
+            now += QUIET.1.as_secs();
             assert!(schedule.is_due(after(now), 14), "at least every {:?}", QUIET.1);
         }
         schedule.tried(after(now), 14, true);
