@@ -45,12 +45,17 @@ fi
 
 say "starting tapeworm.service, now and at every boot"
 systemctl enable --quiet tapeworm.service
-systemctl restart tapeworm.service || fail "tapeworm.service did not start; see: journalctl -u tapeworm"
-# A service that ends at once has been started too: ask whether it answers, for a while.
+show_journal() { journalctl --no-pager --lines 20 --unit tapeworm.service >&2 || true; }
+# Returns when the programs are attached.
+systemctl restart tapeworm.service || {
+    show_journal
+    fail "tapeworm.service did not start; see: journalctl -u tapeworm"
+}
+# A service that ends soon has been started too: ask whether it answers, for a while.
 tries=60
 until "$prefix/bin/recorder" status; do
     systemctl is-active --quiet tapeworm.service || {
-        journalctl --no-pager --lines 20 --unit tapeworm.service >&2 || true
+        show_journal
         fail "tapeworm.service ended; see: journalctl -u tapeworm"
     }
     tries=$((tries - 1))
