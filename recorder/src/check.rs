@@ -240,6 +240,15 @@ fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) 
     }
     findings.extend(volume.stalls.iter().map(|stall| stalled(path, stall)));
     findings.extend(medium(volume, stale));
+    if volume.state == "base" {
+        let what = "the base is still being taken: nothing of this epoch can be restored yet".to_owned();
+        findings.push(finding(
+            (Level::Warning, STALE),
+            path,
+            what,
+            "wait until it is complete",
+        ));
+    }
     if volume.behind_s > stale.as_secs() {
         let what = format!(
             "not everything is durable since {} ({} s): {} numbers are behind",
@@ -247,10 +256,9 @@ fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) 
             volume.behind_s,
             volume.captured_seq.saturating_sub(volume.safe_seq)
         );
-        let todo = match volume.state.as_str() {
-            "base" => "wait: the base is still being taken",
-            _ if volume.medium_state.trouble.is_some() => "as said of the medium",
-            _ => "wait, or find a faster medium",
+        let todo = match volume.medium_state.trouble {
+            Some(_) => "as said of the medium",
+            None => "wait, or find a faster medium",
         };
         findings.push(finding((Level::Critical, STALE), path, what, todo));
     }

@@ -136,7 +136,7 @@ threads() { for task in /proc/$1/task/*; do echo "${task##*/} $(cat $task/comm)"
 # freeze TID: holds this one thread, as nothing else can, until what runs in the background as $frozen_pid is ended.
 freeze() {
     python3 - "$1" > /run/frozen 2>&1 <<'END' &
-import ctypes, os, sys, time
+import ctypes, os, sys
 SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long] * 4
@@ -147,8 +147,8 @@ for request in (SEIZE, INTERRUPT):
         sys.exit(f"ptrace {request:#x} of {thread}: {os.strerror(ctypes.get_errno())}")
 os.waitpid(thread, WALL)
 print("frozen", flush=True)
-# The end of the tracer, however it comes, lets the thread go on.
-time.sleep(3600)
+# The end of the tracer, however it comes, lets the thread go on. That of the thread must be heard here, or its process would not end.
+os.waitpid(thread, WALL)
 END
     frozen_pid=$!
     local i

@@ -20,7 +20,7 @@ const SCRIPT: &str = include_str!("deploy_trial.sh");
 const GUEST_DIR: &str = "/opt/trial";
 /// Room on each of the two disks: the recorded file system, the medium. Sparse.
 const DISK_MIB: u64 = 1024;
-const TIME_MAX: Duration = Duration::from_secs(420);
+const TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Deploys in a virtual machine: first to an untouched host, then over ssh with a volume configured; passes when what
 /// is recorded there can be restored.

@@ -110,11 +110,11 @@ fn each_trouble_has_its_code_and_says_what_to_do() {
             "faster",
         ),
         (
-            "since 2026",
-            |v| (v.behind_s, v.state) = (301, "base".to_owned()),
-            Level::Critical,
+            "can be restored yet",
+            |v| v.state = "base".to_owned(),
+            Level::Warning,
             STALE,
-            "base",
+            "complete",
         ),
         (
             "3 holes",
