@@ -359,7 +359,8 @@ fn perfdata(volumes: &[VolumeStatus], stale: Duration) -> String {
 }
 
 impl Finding {
-    fn as_text(&self) -> String {
+    /// What it is, and of which volume.
+    pub(crate) fn as_text(&self) -> String {
         let Self { path, what, .. } = self;
         if path.is_empty() {
             what.clone()

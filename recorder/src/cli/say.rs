@@ -64,10 +64,7 @@ pub(super) fn status(json: bool) -> Result<u8> {
     let answer = serde_json::to_value(report).context("encode the status")?;
     let mut text = status::as_text(&answer);
     for finding in verdict.findings {
-        text.push_str(&format!(
-            "{}: {}\n  do: {}\n",
-            finding.path, finding.what, finding.todo
-        ));
+        text.push_str(&format!("{}\n  do: {}\n", finding.as_text(), finding.todo));
     }
     print_result(json, &answer, &text);
     if is_heard {
