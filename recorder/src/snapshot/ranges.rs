@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, opcode};
 
 use super::read::read_full;
+use crate::pulse::{self, Place};
 
 /// `XFS_SUPER_MAGIC`.
 const XFS_MAGIC: u64 = 0x5846_5342;
@@ -66,6 +67,7 @@ impl<'fd> DataRanges<'fd> {
             return Ok(untold.or(told));
         }
         if !self.settled {
+            let _sync = pulse::at(Place::Sync);
             rustix::fs::fdatasync(self.fd)?;
             self.settled = true;
             told = self.told(offset)?;
