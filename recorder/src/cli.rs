@@ -151,7 +151,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     // A closed terminal is no reason to fail differently.
     let _closed = error.print();
-    ExitCode::from(if is_error { exit::USAGE } else { 0 })
+    // To whoever reads it as a plugin, 2 is something else.
+    let is_plugin = std::env::args_os().any(|argument| argument == "--nagios");
+    ExitCode::from(match (is_error, is_plugin) {
+        (false, _) => 0,
+        (true, false) => exit::USAGE,
+        (true, true) => say::UNKNOWN,
+    })
 }
 
 fn run(command: Command, json: bool) -> Result<u8> {
@@ -247,6 +253,11 @@ mod tests {
         );
         assert!(
             Cli::try_parse_from(["recorder", "attach", "/x", "--medium", "/m", "--ring-mib", "3"]).is_err()
+        );
+        assert!(Cli::try_parse_from(["recorder", "check", "--nagios", "--stale-s", "60"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["recorder", "check", "--nagios", "--json"]).is_err(),
+            "one or the other"
         );
         assert!(Cli::try_parse_from(["recorder", "attach", "/x", "/y", "--medium", "/m", "--json"]).is_ok());
     }

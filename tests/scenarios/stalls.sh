@@ -32,6 +32,7 @@ logged() { grep -cF -- "$1" /results/recorder.log; }
 
 expect 10 "no recorder is running" recorder check
 expect 2 "CRITICAL - no recorder is running" recorder check --nagios
+expect 3 "invalid value" recorder check --nagios --stale-s 0
 echo before > /a/before
 recording 1 attach /a --medium /medium --spool /work/spool
 expect 0 "durable" recorder flush --wait

@@ -17,7 +17,7 @@ use crate::status::{self, Report};
 use crate::{capture, daemon, metrics};
 
 /// Of `check --nagios`: it cannot be told.
-const UNKNOWN: u8 = 3;
+pub(super) const UNKNOWN: u8 = 3;
 
 /// Asks the recorder, or finds what it left.
 fn source() -> Result<Source> {
