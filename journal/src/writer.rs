@@ -89,6 +89,10 @@ impl End {
         let mut newest = None;
         if newest_manifest > 0 {
             let name = manifest_name(uuid, newest_manifest);
+            // Whoever sealed it may have died, or met an error, between its name and the sync of that: it was not reported as sealed then.
+            store
+                .make_durable(&name)
+                .map_err(|error| Error::io(format!("make {name} durable"), error))?;
             let (manifest, hash) = read_manifest(store, &name)?;
             if manifest.format != FORMAT_VERSION {
                 return Err(Error::Integrity(format!(
@@ -114,6 +118,8 @@ impl End {
 /// Where the chain goes on.
 struct Chain {
     id: String,
+    /// Index of the newest manifest, 0 where there is none, and its hash.
+    sealed_index: u64,
     previous: Option<String>,
     next_index: u64,
     void_indexes: Vec<u64>,
@@ -140,6 +146,8 @@ pub struct Writer {
     pending: Option<Pending>,
     last_seq: Option<u64>,
     sealed_seq: Option<u64>,
+    /// Something failed since the last seal: the medium may have been away, and need not be the one that comes back.
+    has_failed: bool,
 }
 
 impl Writer {
@@ -157,6 +165,7 @@ impl Writer {
         };
         let chain = Chain {
             id,
+            sealed_index: index,
             previous,
             next_index: index + 1 + void.len() as u64,
             void_indexes: void,
@@ -169,6 +178,7 @@ impl Writer {
             pending: None,
             last_seq: None,
             sealed_seq: None,
+            has_failed: false,
         })
     }
 
@@ -213,10 +223,12 @@ impl Writer {
         self.pending.as_ref().map(|pending| pending.last_seq)
     }
 
-    /// Appends a record; begins a segment where none is begun.
+    /// Appends a record; begins a segment where none is begun. After a failure that is not done before the medium has shown that it holds
+    /// what was sealed there, and nothing that somebody else has.
     ///
     /// # Errors
-    /// [`Error::MediumFull`], [`Error::Io`]; [`Error::Integrity`] for a sequence number that does not rise.
+    /// [`Error::MediumFull`], [`Error::Io`]; [`Error::MediumNeeded`] where the medium is not as it was left; [`Error::Integrity`] for a sequence
+    /// number that does not rise.
     pub fn push(&mut self, record: &Record) -> Result<()> {
         if let Some(last) = self.last_seq
             && record.seq <= last
@@ -235,6 +247,10 @@ impl Writer {
     }
 
     fn try_push(&mut self, record: &Record) -> Result<()> {
+        if self.has_failed && self.pending.is_none() {
+            self.check_end()?;
+            self.has_failed = false;
+        }
         let pending = match &mut self.pending {
             Some(pending) => pending,
             none => none.insert(Self::begin(
@@ -271,6 +287,52 @@ impl Writer {
             continues: continued,
         });
         Ok(())
+    }
+
+    /// Fails where the chain on the medium does not end where this writer left it.
+    fn check_end(&self) -> Result<()> {
+        let Self {
+            store, volume, chain, ..
+        } = self;
+        let named = store.describe();
+        let objects = store
+            .list()
+            .map_err(|error| Error::io(format!("list {named}"), error))?;
+        let manifests: Vec<u64> = objects
+            .iter()
+            .filter_map(|object| parse_name(&object.name))
+            .filter_map(|(uuid, index, is_manifest)| (is_manifest && uuid == volume.uuid).then_some(index))
+            .collect();
+        let other = manifests
+            .iter()
+            .find(|index| **index > chain.sealed_index && !chain.void_indexes.contains(index));
+        if let Some(index) = other {
+            return Err(Error::MediumNeeded(format!(
+                "somebody else has written segment {index} of volume {} to {named}: bring back the medium as it was",
+                volume.uuid
+            )));
+        }
+        let Some(previous) = &chain.previous else {
+            return Ok(());
+        };
+        let name = manifest_name(&volume.uuid, chain.sealed_index);
+        let lost = |why: String| {
+            Error::MediumNeeded(format!(
+                "{name} was sealed on {named}, and {why}: bring back the medium as it was"
+            ))
+        };
+        if !manifests.contains(&chain.sealed_index) {
+            return Err(lost("is not there any more".to_owned()));
+        }
+        store
+            .make_durable(&name)
+            .map_err(|error| Error::io(format!("make {name} durable"), error))?;
+        match read_manifest(&**store, &name) {
+            Ok((_, hash)) if hash == *previous => Ok(()),
+            Ok(_) => Err(lost("another one is there".to_owned())),
+            Err(Error::Integrity(why)) => Err(lost(why)),
+            Err(error) => Err(error),
+        }
     }
 
     fn begin(
@@ -372,6 +434,7 @@ impl Writer {
         object.write_all(&bytes).map_err(context)?;
         object.seal().map_err(context)?;
         self.chain.void_indexes.clear();
+        self.chain.sealed_index = index;
         self.chain.previous = Some(blake3::hash(&bytes).to_hex().to_string());
         Ok(SealedSegment {
             index,
@@ -386,5 +449,6 @@ impl Writer {
     fn discard(&mut self) {
         self.pending = None;
         self.last_seq = self.sealed_seq;
+        self.has_failed = true;
     }
 }

@@ -3,13 +3,11 @@
 //! Owns files of frames, appended by one lock and read in order by one reader. A frame is whole and checksummed or it is not there.
 //! It does not know what a frame holds, but for the sequence number that its writer states.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::FallocateFlags;
+use journal::store::disk::{Access, Disk, DiskFile, EntryKind, Existing};
 
 const FILE_PREFIX: &str = "spool-";
 /// Bytes of one file; a frame never crosses files.
@@ -69,17 +67,18 @@ fn file_path(dir: &Path, index: u64) -> PathBuf {
 
 /// The writing end.
 pub(crate) struct Spool {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     bytes_max: u64,
     file_bytes: u64,
-    current: File,
+    current: Arc<dyn DiskFile>,
     index: u64,
     offset: u64,
     buffer: Vec<u8>,
     /// Files that are there, the current one included.
     files: u64,
     /// Files that are complete and not synced yet.
-    unsynced: Vec<File>,
+    unsynced: Vec<Arc<dyn DiskFile>>,
 }
 
 /// How far the spool is written: file and offset in it.
@@ -96,24 +95,24 @@ impl Spool {
     ///
     /// # Errors
     /// A directory that cannot be used, or too little room for one file.
-    pub(crate) fn create(dir: &Path, bytes_max: u64, file_bytes: u64) -> Result<Self> {
+    pub(crate) fn create(disk: &Arc<dyn Disk>, dir: &Path, bytes_max: u64, file_bytes: u64) -> Result<Self> {
         ensure!(
             bytes_max >= FILES_MIN * file_bytes,
             "the spool needs at least {} MiB",
             (FILES_MIN * file_bytes) >> 20
         );
-        for entry in fs::read_dir(dir).with_context(|| format!("read spool {}", dir.display()))? {
-            let entry = entry.with_context(|| format!("read spool {}", dir.display()))?;
-            if entry.file_name().to_string_lossy().starts_with(FILE_PREFIX) {
-                fs::remove_file(entry.path())
-                    .with_context(|| format!("remove {}", entry.path().display()))?;
-            }
+        // The oldest first: what a power cut leaves of them has no gap.
+        for (index, _) in left_files(&**disk, dir)? {
+            let path = file_path(dir, index);
+            disk.remove(&path)
+                .with_context(|| format!("remove {}", path.display()))?;
         }
         Ok(Self {
+            disk: Arc::clone(disk),
             dir: dir.to_owned(),
             bytes_max,
             file_bytes,
-            current: new_file(dir, 1, file_bytes)?,
+            current: new_file(&**disk, dir, 1, file_bytes)?,
             index: 1,
             offset: 0,
             buffer: Vec::with_capacity(2 * BUFFER_BYTES),
@@ -128,12 +127,13 @@ impl Spool {
     /// # Errors
     /// A directory that cannot be used, no spool there, or a frame that is damaged and not just cut short at the very end.
     pub(crate) fn recover(
+        disk: &Arc<dyn Disk>,
         dir: &Path,
         bytes_max: u64,
         file_bytes: u64,
         mut each: impl FnMut(&Frame),
     ) -> Result<(Self, u64)> {
-        let files = left_files(dir)?;
+        let files = left_files(&**disk, dir)?;
         let (Some(&(oldest, _)), Some(&(newest, length))) = (files.first(), files.last()) else {
             bail!("there is no spool in {}", dir.display());
         };
@@ -142,7 +142,7 @@ impl Spool {
             "files of the spool in {} are missing",
             dir.display()
         );
-        let mut reader = SpoolReader::new(dir, oldest);
+        let mut reader = SpoolReader::new(disk, dir, oldest);
         let end = Position {
             file: newest,
             offset: length,
@@ -160,17 +160,14 @@ impl Spool {
         };
         let path = file_path(dir, newest);
         let context = || format!("go on with {}", path.display());
-        let current = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .with_context(context)?;
+        let current = disk.open(&path, Access::ReadWrite).with_context(context)?;
         if offset < length {
             tracing::info!("{}: cut from {length} to {offset} bytes", path.display());
-            current.set_len(offset).with_context(context)?;
+            current.set_bytes(offset).with_context(context)?;
         }
-        make_room(&current, file_bytes).with_context(context)?;
+        current.make_room(file_bytes).with_context(context)?;
         let spool = Self {
+            disk: Arc::clone(disk),
             dir: dir.to_owned(),
             bytes_max,
             file_bytes,
@@ -259,33 +256,25 @@ impl Spool {
         Ok(self.position())
     }
 
-    /// The directory, to be synced when a file was added.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn directory(&self) -> Result<File> {
-        File::open(&self.dir).with_context(|| format!("open spool {}", self.dir.display()))
+    /// The disk and the directory on it, to be synced when a file was added.
+    pub(crate) fn directory(&self) -> (Arc<dyn Disk>, PathBuf) {
+        (Arc::clone(&self.disk), self.dir.clone())
     }
 
     /// The file that is being written, to be synced without holding the spool.
-    ///
-    /// # Errors
-    /// No more descriptors.
-    pub(crate) fn current_file(&self) -> Result<File> {
-        self.current
-            .try_clone()
-            .context("duplicate the spool's descriptor")
+    pub(crate) fn current_file(&self) -> Arc<dyn DiskFile> {
+        Arc::clone(&self.current)
     }
 
     /// Files that were completed since the last call, to be synced without holding the spool.
-    pub(crate) fn take_unsynced(&mut self) -> Vec<File> {
+    pub(crate) fn take_unsynced(&mut self) -> Vec<Arc<dyn DiskFile>> {
         std::mem::take(&mut self.unsynced)
     }
 
     fn next_file(&mut self) -> Result<()> {
         self.write()?;
-        self.current.set_len(self.offset).context("cut a spool file")?;
-        let next = new_file(&self.dir, self.index + 1, self.file_bytes)?;
+        self.current.set_bytes(self.offset).context("cut a spool file")?;
+        let next = new_file(&*self.disk, &self.dir, self.index + 1, self.file_bytes)?;
         // Synced by the commit thread: the ring must not wait for a disk.
         self.unsynced.push(std::mem::replace(&mut self.current, next));
         self.index += 1;
@@ -301,7 +290,9 @@ impl Spool {
     pub(crate) fn release(&mut self, oldest: &mut u64, index: u64) -> Result<()> {
         while *oldest < index.min(self.index) {
             let path = file_path(&self.dir, *oldest);
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            self.disk
+                .remove(&path)
+                .with_context(|| format!("remove {}", path.display()))?;
             *oldest += 1;
             self.files -= 1;
         }
@@ -310,39 +301,30 @@ impl Spool {
 }
 
 /// Index and length of the files that are there, oldest first.
-pub(crate) fn left_files(dir: &Path) -> Result<Vec<(u64, u64)>> {
-    let context = || format!("read spool {}", dir.display());
+pub(crate) fn left_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, u64)>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(dir).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let name = entry.file_name();
-        let index = name.to_string_lossy().strip_prefix(FILE_PREFIX).map(str::parse);
-        if let Some(Ok(index)) = index {
-            files.push((index, entry.metadata().with_context(context)?.len()));
+    for entry in disk
+        .list(dir)
+        .with_context(|| format!("read spool {}", dir.display()))?
+    {
+        let name = entry.name.to_string_lossy();
+        let index = name.strip_prefix(FILE_PREFIX).map(str::parse);
+        if let (Some(Ok(index)), EntryKind::File) = (index, entry.kind) {
+            files.push((index, entry.bytes));
         }
     }
     files.sort_unstable();
     Ok(files)
 }
 
-fn new_file(dir: &Path, index: u64, bytes: u64) -> Result<File> {
+fn new_file(disk: &dyn Disk, dir: &Path, index: u64, bytes: u64) -> Result<Arc<dyn DiskFile>> {
     let path = file_path(dir, index);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
+    let file = disk
+        .create(&path, Existing::Refused)
         .with_context(|| format!("create {}", path.display()))?;
-    make_room(&file, bytes).with_context(|| format!("make room for {}", path.display()))?;
+    file.make_room(bytes)
+        .with_context(|| format!("make room for {}", path.display()))?;
     Ok(file)
-}
-
-/// Takes the disk that a file may need, where the file system can.
-fn make_room(file: &File, bytes: u64) -> io::Result<()> {
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// A frame read back.
@@ -362,9 +344,10 @@ struct CutShort(Position);
 
 /// The reading end.
 pub(crate) struct SpoolReader {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     at: Position,
-    file: Option<File>,
+    file: Option<Arc<dyn DiskFile>>,
     /// Bytes read and not parsed begin at `parsed`.
     ahead: Vec<u8>,
     parsed: usize,
@@ -372,8 +355,9 @@ pub(crate) struct SpoolReader {
 
 impl SpoolReader {
     /// Reads from the beginning of a file.
-    pub(crate) fn new(dir: &Path, file: u64) -> Self {
+    pub(crate) fn new(disk: &Arc<dyn Disk>, dir: &Path, file: u64) -> Self {
         Self {
+            disk: Arc::clone(disk),
             dir: dir.to_owned(),
             at: Position { file, offset: 0 },
             file: None,
@@ -390,6 +374,7 @@ impl SpoolReader {
     /// One more reader, which goes on from here.
     pub(crate) fn fork(&self) -> Self {
         Self {
+            disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
             at: self.at,
             file: None,
@@ -433,7 +418,11 @@ impl SpoolReader {
         let from = self.at.offset + self.unparsed() as u64;
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(File::open(&path).with_context(|| format!("open {}", path.display()))?),
+            none => none.insert(
+                self.disk
+                    .open(&path, Access::Read)
+                    .with_context(|| format!("open {}", path.display()))?,
+            ),
         };
         let room = limit.map_or(BUFFER_BYTES as u64, |limit| {
             limit.saturating_sub(from).min(BUFFER_BYTES as u64)

@@ -1,24 +1,23 @@
 //! A directory on a mounted medium as a store.
 //!
-//! An object is written under a temporary name, synced, made read-only, renamed to its name (never over another), and its
-//! directory is synced. So a name exists only with its whole content behind it, whatever happens in between.
+//! An object is written under a temporary name, made read-only, synced, read back from the medium, renamed to its name (never over another), and
+//! its directory is synced. So a name exists only with its whole content behind it, whatever happens in between.
 
-use std::fs::{self, File, Permissions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
-
+use super::disk::{Access, Disk, DiskFile, EntryKind, Existing, SystemDisk};
 use super::{Append, ObjectInfo, ObjectKind, ReadAt, Store, check_name};
 
 /// Begins the name of everything that is not sealed yet.
 const TEMPORARY_PREFIX: &str = ".tapeworm-unsealed-";
 
 /// A store in a directory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DirStore {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
 }
 
@@ -34,9 +33,13 @@ impl DirStore {
                 format!("{} is not a directory", root.display()),
             ));
         }
-        Ok(Self {
-            root: root.to_owned(),
-        })
+        Ok(Self::on(Arc::new(SystemDisk), root))
+    }
+
+    /// Takes a directory that exists on this disk.
+    pub fn on(disk: Arc<dyn Disk>, root: &Path) -> Self {
+        let root = root.to_owned();
+        Self { disk, root }
     }
 
     /// Removes what an interrupted writer left unsealed. Only the one writer of a medium may call this.
@@ -46,12 +49,10 @@ impl DirStore {
     pub fn remove_unsealed(&self) -> io::Result<u64> {
         let mut removed = 0;
         for directory in self.directories()? {
-            for entry in fs::read_dir(&directory)? {
-                let entry = entry?;
-                if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX)
-                    && entry.file_type()?.is_file()
+            for entry in self.disk.list(&directory)? {
+                if entry.name.to_string_lossy().starts_with(TEMPORARY_PREFIX) && entry.kind == EntryKind::File
                 {
-                    fs::remove_file(entry.path())?;
+                    self.disk.remove(&directory.join(entry.name))?;
                     removed += 1;
                 }
             }
@@ -61,49 +62,52 @@ impl DirStore {
 
     fn directories(&self) -> io::Result<Vec<PathBuf>> {
         let mut found = vec![self.root.clone()];
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
+        for entry in self.disk.list(&self.root)? {
             // Symbolic links are not followed: a medium must not lead elsewhere.
-            if entry.file_type()?.is_dir() && !entry.file_name().to_string_lossy().starts_with('.') {
-                found.push(entry.path());
+            if entry.kind == EntryKind::Directory && !entry.name.to_string_lossy().starts_with('.') {
+                found.push(self.root.join(entry.name));
             }
         }
         Ok(found)
+    }
+
+    /// The path of an object, and the directory that it lies in.
+    fn place(&self, name: &str) -> io::Result<(PathBuf, PathBuf)> {
+        check_name(name)?;
+        let path = self.root.join(name);
+        let directory = path.parent().unwrap_or(&self.root).to_owned();
+        Ok((path, directory))
     }
 }
 
 impl Store for DirStore {
     fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
-        check_name(name)?;
-        let target = self.root.join(name);
-        if target.symlink_metadata().is_ok() {
+        let (target, directory) = self.place(name)?;
+        if self.disk.kind(&target)?.is_some() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 format!("{} is sealed", target.display()),
             ));
         }
-        let directory = target.parent().unwrap_or(&self.root).to_owned();
-        if !directory.exists() {
-            fs::create_dir(&directory)?;
-            sync_directory(&self.root)?;
+        if self.disk.kind(&directory)?.is_none() {
+            self.disk.create_directory(&directory)?;
+            self.disk.sync_directory(&self.root)?;
         }
-        let file_name = target
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let file_name = target.file_name().unwrap_or_default().to_string_lossy();
         let temporary = directory.join(format!("{TEMPORARY_PREFIX}{file_name}"));
-        match fs::remove_file(&temporary) {
+        match self.disk.remove(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = File::create_new(&temporary)?;
+        let file = self.disk.create(&temporary, Existing::Refused)?;
         Ok(Box::new(DirAppend {
+            store: self.clone(),
             file,
+            bytes: 0,
+            hasher: blake3::Hasher::new(),
             temporary: Some(temporary),
             target,
             directory,
-            root: self.root.clone(),
             kind,
         }))
     }
@@ -111,16 +115,15 @@ impl Store for DirStore {
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
         let mut objects = Vec::new();
         for directory in self.directories()? {
-            for entry in fs::read_dir(&directory)? {
-                let entry = entry?;
-                let path = entry.path();
+            for entry in self.disk.list(&directory)? {
+                let path = directory.join(entry.name);
                 let Some(name) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else {
                     continue;
                 };
-                if entry.file_type()?.is_file() && check_name(name).is_ok() {
+                if entry.kind == EntryKind::File && check_name(name).is_ok() {
                     objects.push(ObjectInfo {
                         name: name.to_owned(),
-                        bytes: entry.metadata()?.len(),
+                        bytes: entry.bytes,
                     });
                 }
             }
@@ -130,32 +133,23 @@ impl Store for DirStore {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        check_name(name)?;
-        let path = self.root.join(name);
-        // Neither through a link nor waiting for the other end of a pipe.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let is_none = || {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{} is not a regular file", path.display()),
-            )
-        };
-        let file = match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::LOOP | Errno::NXIO) => return Err(is_none()),
-            Err(error) => return Err(error.into()),
-        };
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(is_none());
-        }
-        let bytes = metadata.len();
+        let (path, _) = self.place(name)?;
+        let file = self.disk.open(&path, Access::Read)?;
+        let bytes = file.bytes()?;
         Ok(Box::new(DirObject { file, bytes }))
     }
 
+    fn make_durable(&self, name: &str) -> io::Result<()> {
+        let (path, directory) = self.place(name)?;
+        let file = self.disk.open(&path, Access::Read)?;
+        file.sync()?;
+        file.drop_cached()?;
+        self.disk.sync_directory(&directory)?;
+        self.disk.sync_directory(&self.root)
+    }
+
     fn bytes_free(&self) -> io::Result<Option<u64>> {
-        let stat = rustix::fs::statvfs(&self.root)?;
-        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+        self.disk.bytes_free(&self.root)
     }
 
     fn describe(&self) -> String {
@@ -164,22 +158,49 @@ impl Store for DirStore {
 }
 
 struct DirAppend {
-    file: File,
+    store: DirStore,
+    file: Arc<dyn DiskFile>,
+    /// What was written, to be compared with what is read back.
+    bytes: u64,
+    hasher: blake3::Hasher,
     /// `None` once it has its own name.
     temporary: Option<PathBuf>,
     target: PathBuf,
     directory: PathBuf,
-    root: PathBuf,
     kind: ObjectKind,
+}
+
+impl DirAppend {
+    /// A stick that is worn or a forgery takes every write, and a sync that failed once succeeds the next time: what counts is what is read from it.
+    fn read_back(&self) -> io::Result<()> {
+        self.file.drop_cached()?;
+        let object = DirObject {
+            file: Arc::clone(&self.file),
+            bytes: self.file.bytes()?,
+        };
+        if object.bytes == self.bytes && super::hash(&object)? == self.hasher.finalize().to_hex().as_str() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "{} was synced, and what is read back is not what was written: the medium is not to be trusted",
+                self.target.display()
+            ),
+        ))
+    }
 }
 
 impl Write for DirAppend {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let written = self.file.write_at(bytes, self.bytes)?;
+        self.hasher.update(bytes.get(..written).unwrap_or(bytes));
+        self.bytes += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
 }
 
@@ -188,31 +209,15 @@ impl Append for DirAppend {
         let Some(temporary) = self.temporary.clone() else {
             return Ok(());
         };
-        let mode = match self.kind {
-            ObjectKind::Plain => 0o444,
-            ObjectKind::Executable => 0o555,
-        };
-        match self.file.set_permissions(Permissions::from_mode(mode)) {
-            // vfat and the like cannot hold this mode; that sealed objects are never opened for writing holds all the same.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
-                ) => {}
-            result => result?,
-        }
-        self.file.sync_all()?;
-        match rustix::fs::renameat_with(CWD, &temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
-            // vfat and some network file systems have no such flag; the only writer has seen that the name is free.
-            Err(Errno::INVAL) if self.target.symlink_metadata().is_err() => {
-                fs::rename(&temporary, &self.target)?;
-            }
-            result => result?,
-        }
+        self.file.make_read_only(self.kind == ObjectKind::Executable)?;
+        self.file.sync()?;
+        self.read_back()?;
+        let DirStore { disk, root } = &self.store;
+        disk.rename(&temporary, &self.target, Existing::Refused)?;
         self.temporary = None;
-        sync_directory(&self.directory)?;
+        disk.sync_directory(&self.directory)?;
         // An earlier run may have made the directory and died before its name was durable.
-        sync_directory(&self.root)
+        disk.sync_directory(root)
     }
 }
 
@@ -220,13 +225,13 @@ impl Drop for DirAppend {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             // Nothing depends on it: what is left over is removed when the medium is next opened for writing.
-            let _ = fs::remove_file(temporary);
+            let _ = self.store.disk.remove(temporary);
         }
     }
 }
 
 struct DirObject {
-    file: File,
+    file: Arc<dyn DiskFile>,
     bytes: u64,
 }
 
@@ -240,12 +245,10 @@ impl ReadAt for DirObject {
     }
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -47,7 +47,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Fails every operation (create, write, seal, list, open) after the next `operations`.
+    /// Fails every operation (create, write, seal, list, open, make durable) after the next `operations`.
     pub fn fail_after(&self, operations: u64, failure: Failure) {
         let mut inner = self.lock();
         inner.operations = 0;
@@ -123,6 +123,10 @@ impl Store for MemoryStore {
             .cloned()
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(Box::new(MemoryObject { bytes }))
+    }
+
+    fn make_durable(&self, _name: &str) -> io::Result<()> {
+        self.lock().step()
     }
 
     fn bytes_free(&self) -> io::Result<Option<u64>> {

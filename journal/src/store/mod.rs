@@ -4,6 +4,8 @@
 //! segments or manifests: an object is a name and bytes. Nothing outside this module creates, syncs or renames files on a medium.
 
 mod dir;
+pub mod disk;
+pub mod faults;
 pub mod memory;
 
 pub use dir::DirStore;
@@ -54,6 +56,13 @@ pub trait Store: Send + Sync {
     /// `NotFound`, or what the system says.
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>>;
 
+    /// Makes durable what bears the name of a sealed object, and lets go of what is cached of it: whoever sealed it may have died before it
+    /// could tell, and what is read next is what the medium holds.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the system says.
+    fn make_durable(&self, name: &str) -> io::Result<()>;
+
     /// Bytes that still fit, where the medium can tell.
     ///
     /// # Errors
@@ -66,10 +75,10 @@ pub trait Store: Send + Sync {
 
 /// An object being written. Dropped without [`Append::seal`], it never was.
 pub trait Append: io::Write + Send {
-    /// Makes the object durable and immutable; when this returns, a power cut does not take it away.
+    /// Makes the object durable and immutable, and reads it back; when this returns, a power cut does not take it away.
     ///
     /// # Errors
-    /// What the system says; the object then does not exist.
+    /// What the system says. The object may exist all the same, where only its name could not be made durable.
     fn seal(self: Box<Self>) -> io::Result<()>;
 }
 

@@ -52,11 +52,17 @@ impl Store for Medium {
     }
 
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
+        // Whoever looks what is there after a failure is told that it is not this medium, and not that something is missing.
+        self.check()?;
         self.store.list()
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
         self.store.open(name)
+    }
+
+    fn make_durable(&self, name: &str) -> io::Result<()> {
+        self.store.make_durable(name)
     }
 
     fn bytes_free(&self) -> io::Result<Option<u64>> {

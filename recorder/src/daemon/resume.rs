@@ -8,6 +8,7 @@ use std::sync::Arc;
 use abi::ABI_VERSION;
 use anyhow::{Context as _, Result, ensure};
 use journal::store::Store;
+use journal::store::disk::Disk;
 use serde_json::{Value, json};
 
 use super::{checks, mounted};
@@ -20,6 +21,7 @@ use crate::snapshot::handle::Root;
 pub(super) struct Place {
     pub(super) spool_bytes_max: u64,
     pub(super) on_full: OnFull,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) spool_dir: PathBuf,
     /// Directories of spools on the volume.
     pub(super) spool_inos: Vec<u64>,
@@ -96,6 +98,7 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
     let Place {
         spool_bytes_max,
         on_full: _,
+        disk,
         spool_dir,
         spool_inos: _,
         numbers_file,
@@ -104,6 +107,7 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
     let left = Left::find(
         &**store,
         &volume.uuid,
+        disk,
         spool_dir,
         (*spool_bytes_max, Limits::default().spool_file_bytes),
         numbers_file,

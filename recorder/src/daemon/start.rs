@@ -9,6 +9,7 @@ use journal::record::Continued;
 use journal::store::Store;
 use serde::{Deserialize, Serialize};
 
+use super::resume::Place;
 use crate::capture::Volume;
 use crate::pipeline::find_dead;
 use crate::reconcile::{Dead, Found, Known};
@@ -36,8 +37,13 @@ pub(crate) struct Base {
 
 impl Start {
     /// Finds what is left of the recording before, which has ended: before its spool is given up.
-    pub(super) fn anew(volume: &Volume, store: &dyn Store, spool_dir: &std::path::Path) -> Self {
-        Self::Anew(find_dead(store, &volume.uuid, spool_dir))
+    pub(super) fn anew(volume: &Volume, place: &Place) -> Self {
+        Self::Anew(find_dead(
+            &*place.store,
+            &volume.uuid,
+            &place.disk,
+            &place.spool_dir,
+        ))
     }
 
     /// What a base goes on from, unless its journal turns out to be of no use.

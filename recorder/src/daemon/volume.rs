@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use journal::VolumeInfo;
 use journal::store::Store;
+use journal::store::disk::SystemDisk;
 use tokio::sync::mpsc;
 
 use super::checks::Prepared;
@@ -88,6 +89,7 @@ impl Session {
         } = prepared;
         let root = Arc::new(Root::open(&volume.mount_point, spool_inos.clone())?);
         let place = Place {
+            disk: Arc::new(SystemDisk),
             spool_bytes_max: config.spool_bytes_max,
             on_full: config.on_full,
             numbers_file: Path::new(RUN_DIR).join(format!("{}.numbers", volume.uuid)),
@@ -101,7 +103,7 @@ impl Session {
                 (capture, Some(left), start)
             }
             None => {
-                let start = Start::anew(&volume, &*place.store, &place.spool_dir);
+                let start = Start::anew(&volume, &place);
                 (attach(&volume, config.ring_bytes, excluded_inodes)?, None, start)
             }
         };
@@ -171,6 +173,7 @@ impl Session {
         let Place {
             spool_bytes_max,
             on_full,
+            disk,
             spool_dir,
             spool_inos: _,
             numbers_file,
@@ -181,6 +184,7 @@ impl Session {
             .then(|| Throttle::new(Box::new(brake), ring.size_bytes(), spool_bytes_max));
         let pipeline = Pipeline::start(PipelineOptions {
             volume: volume_info(volume, root)?,
+            disk,
             spool_dir,
             spool_bytes_max,
             numbers_file,

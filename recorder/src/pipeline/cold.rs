@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use journal::Writer;
 use journal::record::{InodeKey, Op, Record, SnapshotScope};
+use journal::store::disk::Disk;
 
 use super::ledger::Windows;
 use super::losses::Losses;
@@ -60,7 +61,7 @@ impl Cold {
     /// Begins after what is sealed, with what is known there.
     pub(super) fn new(
         handle: &Handle,
-        spool_dir: &Path,
+        (disk, spool_dir): (&Arc<dyn Disk>, &Path),
         writer: Writer,
         requests: Requests,
         known: Known,
@@ -85,7 +86,7 @@ impl Cold {
         let first_seq = shared.durable_seq.load(Ordering::SeqCst) + 1;
         let oldest = lock(&shared.spool).oldest;
         Ok(Self {
-            reader: SpoolReader::new(spool_dir, oldest),
+            reader: SpoolReader::new(disk, spool_dir, oldest),
             search: None,
             first_seq,
             window: Window::new(first_seq),

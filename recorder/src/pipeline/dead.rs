@@ -3,14 +3,14 @@
 //! Owns the file that says whose frames lie in a spool, and what that recording's base goes on from; and which end of a frame that was cut is no damage. The frames themselves are given up:
 //! of what they name, the live state is read again.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use journal::Head;
 use journal::record::InodeKey;
 use journal::store::Store;
+use journal::store::disk::{Disk, Existing};
 use serde::{Deserialize, Serialize};
 
 use super::own;
@@ -62,31 +62,31 @@ impl Past {
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn begin(dir: &Path, head: Head, from: Option<&Dead>) -> Result<()> {
+pub(super) fn begin(disk: &dyn Disk, dir: &Path, head: Head, from: Option<&Dead>) -> Result<()> {
     let (path, new) = (dir.join(FILE), dir.join(FILE_NEW));
     let context = || format!("write {}", path.display());
     let from = from.map(|dead| Box::new(Past::of(dead)));
     let bytes = serde_json::to_vec(&Begun { head, from }).with_context(context)?;
-    let mut file = File::create(&new).with_context(context)?;
-    file.write_all(&bytes).with_context(context)?;
-    file.sync_all().with_context(context)?;
-    fs::rename(&new, &path).with_context(context)?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .with_context(context)
+    let file = disk.create(&new, Existing::Emptied).with_context(context)?;
+    file.write_all_at(&bytes, 0).with_context(context)?;
+    file.sync().with_context(context)?;
+    disk.rename(&new, &path, Existing::Emptied)
+        .with_context(context)?;
+    disk.sync_directory(dir).with_context(context)
 }
 
 /// Finds what is left of the newest epoch on the medium; `None` where that holds nothing of the volume.
 ///
 /// # Errors
 /// Why what it had seen cannot be known.
-pub(crate) fn find(store: &dyn Store, uuid: &str, dir: &Path) -> Result<Option<Dead>> {
+pub(crate) fn find(store: &dyn Store, uuid: &str, disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Dead>> {
     let Some(head) = Head::of(store, uuid)? else {
         return Ok(None);
     };
     let path = dir.join(FILE);
-    let bytes =
-        fs::read(&path).with_context(|| format!("{} does not say whose frames lie there", path.display()))?;
+    let bytes = disk
+        .read(&path)
+        .with_context(|| format!("{} does not say whose frames lie there", path.display()))?;
     let Begun { head: begun, from } =
         serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
     let from = from.map(|from| from.dead());
@@ -109,18 +109,27 @@ pub(crate) fn find(store: &dyn Store, uuid: &str, dir: &Path) -> Result<Option<D
         ),
     };
     let sealed_seq = if is_newest { dead.head.last_seq } else { 0 };
-    dead.touched.add(frames(dir, sealed_seq)?);
+    dead.touched.add(frames(disk, dir, sealed_seq)?);
     Ok(Some(dead))
 }
 
 /// What the frames name that the journal does not have.
-fn frames(dir: &Path, sealed_seq: u64) -> Result<Touched> {
+fn frames(disk: &Arc<dyn Disk>, dir: &Path, sealed_seq: u64) -> Result<Touched> {
     let mut touched = Touched::default();
-    let files = spool::left_files(dir)?;
-    let newest = files.last().map_or(0, |(file, _)| *file);
+    let files = spool::left_files(&**disk, dir)?;
+    let (oldest, newest) = match files.as_slice() {
+        [] => (1, 0),
+        [(oldest, _), ..] => (*oldest, files.last().map_or(0, |(file, _)| *file)),
+    };
+    // A name can be lost with the power, too, while a later one is there.
+    ensure!(
+        newest + 1 - oldest == files.len() as u64,
+        "files of the spool in {} are missing",
+        dir.display()
+    );
     let mut frames = 0;
     for (file, length) in files {
-        let mut reader = SpoolReader::new(dir, file);
+        let mut reader = SpoolReader::new(disk, dir, file);
         let end = Position { file, offset: length };
         loop {
             let at = reader.position();

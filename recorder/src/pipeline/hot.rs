@@ -166,26 +166,27 @@ pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
     loop {
         pulse::beat();
         let stopping = shared.stop_hot.load(Ordering::SeqCst);
-        let (complete, file, directory, at, seq) = {
+        let (complete, file, (disk, directory), at, seq) = {
             let mut state = lock(&shared.spool);
             shared.write_out(&mut state)?;
             (
                 state.spool.take_unsynced(),
-                state.spool.current_file()?,
-                state.spool.directory()?,
+                state.spool.current_file(),
+                state.spool.directory(),
                 state.written,
                 state.appended_seq,
             )
         };
         let disk = pulse::at(Place::Spool);
         if synced.file != at.file {
-            directory.sync_all().context("sync the directory of the spool")?;
+            disk.sync_directory(&directory)
+                .context("sync the directory of the spool")?;
         }
         for file in complete {
-            file.sync_data().context("sync a spool file")?;
+            file.sync_content().context("sync a spool file")?;
         }
         if at > synced {
-            file.sync_data().context("sync the spool")?;
+            file.sync_content().context("sync the spool")?;
             synced = at;
             shared.spooled_seq.store(seq, Ordering::Relaxed);
         }

@@ -5,13 +5,13 @@
 //! page cache survives a killed process, and a machine that went down begins a new epoch anyway.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use journal::Head;
 use journal::record::{InodeKey, Op, Record};
+use journal::store::disk::{Disk, Existing};
 use serde::{Deserialize, Serialize};
 
 use super::Identity;
@@ -65,6 +65,7 @@ impl Windows {
 
 /// Where ledgers are written.
 pub(super) struct Ledgers {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// The file to be written next.
     next: usize,
@@ -75,10 +76,10 @@ impl Ledgers {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn create(dir: &Path) -> Result<Self> {
+    pub(super) fn create(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self> {
         for name in FILES {
             let path = dir.join(name);
-            match fs::remove_file(&path) {
+            match disk.remove(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("remove {}", path.display()));
                 }
@@ -86,14 +87,16 @@ impl Ledgers {
             }
         }
         Ok(Self {
+            disk: Arc::clone(disk),
             dir: dir.to_owned(),
             next: 0,
         })
     }
 
     /// After one that was found: that one is written over last.
-    pub(super) fn recover(dir: &Path, file: usize) -> Self {
+    pub(super) fn recover(disk: &Arc<dyn Disk>, dir: &Path, file: usize) -> Self {
         Self {
+            disk: Arc::clone(disk),
             dir: dir.to_owned(),
             next: (file + 1) % FILES.len(),
         }
@@ -107,10 +110,10 @@ impl Ledgers {
         let path = self.dir.join(FILES[self.next]);
         let context = || format!("write {}", path.display());
         let body = postcard::to_stdvec(ledger).context("encode the ledger")?;
-        let mut file = File::create(&path).with_context(context)?;
-        for part in [MAGIC.as_slice(), blake3::hash(&body).as_bytes(), &body] {
-            file.write_all(part).with_context(context)?;
-        }
+        let file = self.disk.create(&path, Existing::Emptied).with_context(context)?;
+        let hash = blake3::hash(&body);
+        let bytes = [MAGIC.as_slice(), hash.as_bytes(), &body].concat();
+        file.write_all_at(&bytes, 0).with_context(context)?;
         self.next = (self.next + 1) % FILES.len();
         Ok(())
     }
@@ -123,9 +126,9 @@ pub(crate) struct Found {
 }
 
 /// The ledger that belongs to the end of a chain; `None` where none does.
-pub(crate) fn find(dir: &Path, head: &Head) -> Option<Found> {
+pub(crate) fn find(disk: &dyn Disk, dir: &Path, head: &Head) -> Option<Found> {
     (0..FILES.len()).find_map(|file| {
-        let bytes = fs::read(dir.join(FILES[file])).ok()?;
+        let bytes = disk.read(&dir.join(FILES[file])).ok()?;
         let rest = bytes.strip_prefix(MAGIC.as_slice())?;
         let (hash, body) = rest.split_at_checked(HASH_BYTES)?;
         let whole = blake3::hash(body).as_bytes() == hash;
@@ -136,7 +139,15 @@ pub(crate) fn find(dir: &Path, head: &Head) -> Option<Found> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use journal::store::disk::SystemDisk;
+
     use super::*;
+
+    fn disk() -> Arc<dyn Disk> {
+        Arc::new(SystemDisk)
+    }
 
     fn ledger(last_seq: u64) -> Ledger {
         Ledger {
@@ -159,38 +170,50 @@ mod tests {
     #[test]
     fn the_one_that_belongs_to_the_medium_is_found_whichever_was_written_last() {
         let dir = tempfile::tempdir().unwrap();
-        let mut ledgers = Ledgers::create(dir.path()).unwrap();
+        let mut ledgers = Ledgers::create(&disk(), dir.path()).unwrap();
         let head = |seq| ledger(seq).head;
-        assert!(find(dir.path(), &head(1)).is_none());
+        assert!(find(&SystemDisk, dir.path(), &head(1)).is_none());
         for seq in [10, 20, 30] {
             ledgers.write(&ledger(seq)).unwrap();
         }
         for seq in [20, 30] {
-            let found = find(dir.path(), &head(seq)).unwrap();
+            let found = find(&SystemDisk, dir.path(), &head(seq)).unwrap();
             assert_eq!(found.ledger.requests, [Request::Everything { closes: Some(seq) }]);
         }
-        assert!(find(dir.path(), &head(10)).is_none(), "written over");
+        assert!(find(&SystemDisk, dir.path(), &head(10)).is_none(), "written over");
         // The one that was found is not the first to be written over.
-        let found = find(dir.path(), &head(20)).unwrap();
-        Ledgers::recover(dir.path(), found.file)
+        let found = find(&SystemDisk, dir.path(), &head(20)).unwrap();
+        Ledgers::recover(&disk(), dir.path(), found.file)
             .write(&ledger(25))
             .unwrap();
-        assert!(find(dir.path(), &head(20)).is_some() && find(dir.path(), &head(30)).is_none());
-        Ledgers::create(dir.path()).unwrap();
-        assert!(find(dir.path(), &head(25)).is_none(), "a new recording");
+        assert!(
+            find(&SystemDisk, dir.path(), &head(20)).is_some()
+                && find(&SystemDisk, dir.path(), &head(30)).is_none()
+        );
+        Ledgers::create(&disk(), dir.path()).unwrap();
+        assert!(
+            find(&SystemDisk, dir.path(), &head(25)).is_none(),
+            "a new recording"
+        );
     }
 
     #[test]
     fn one_that_is_not_whole_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        Ledgers::create(dir.path()).unwrap().write(&ledger(10)).unwrap();
+        Ledgers::create(&disk(), dir.path())
+            .unwrap()
+            .write(&ledger(10))
+            .unwrap();
         let path = dir.path().join(FILES[0]);
         let bytes = fs::read(&path).unwrap();
         for length in 0..bytes.len() {
             fs::write(&path, &bytes[..length]).unwrap();
-            assert!(find(dir.path(), &ledger(10).head).is_none(), "{length} bytes");
+            assert!(
+                find(&SystemDisk, dir.path(), &ledger(10).head).is_none(),
+                "{length} bytes"
+            );
         }
         fs::write(&path, &bytes).unwrap();
-        assert!(find(dir.path(), &ledger(10).head).is_some());
+        assert!(find(&SystemDisk, dir.path(), &ledger(10).head).is_some());
     }
 }

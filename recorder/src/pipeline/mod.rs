@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use journal::VolumeInfo;
 use journal::store::Store;
+use journal::store::disk::Disk;
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
@@ -58,6 +59,8 @@ const END_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct PipelineOptions<'a, E: Events> {
     /// The volume, for the manifests.
     pub(crate) volume: VolumeInfo,
+    /// Where the spool lies, and what the recorder remembers beside it.
+    pub(crate) disk: Arc<dyn Disk>,
     /// Directory of the spool, which exists.
     pub(crate) spool_dir: PathBuf,
     /// Most bytes that the spool takes.
@@ -99,6 +102,7 @@ impl Pipeline {
     pub(crate) fn start<E: Events>(options: PipelineOptions<'_, E>) -> Result<Self> {
         let PipelineOptions {
             volume,
+            disk,
             spool_dir,
             spool_bytes_max,
             numbers_file,
@@ -117,13 +121,13 @@ impl Pipeline {
                 let writer =
                     journal::Writer::open(store, volume).context("continue the journal on the medium")?;
                 // Before anything of an earlier epoch is removed.
-                dead::begin(&spool_dir, writer.head_at(0), from)?;
+                dead::begin(&*disk, &spool_dir, writer.head_at(0), from)?;
                 Place {
-                    spool: Spool::create(&spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
+                    spool: Spool::create(&disk, &spool_dir, spool_bytes_max, limits.spool_file_bytes)?,
                     oldest: 1,
                     writer,
-                    taken: Taken::create(&numbers_file)?,
-                    ledgers: Ledgers::create(&spool_dir)?,
+                    taken: Taken::create(&*disk, &numbers_file)?,
+                    ledgers: Ledgers::create(&disk, &spool_dir)?,
                     sealed_seq: numbers.peek() - 1,
                     known: Known::default(),
                 }
@@ -159,7 +163,7 @@ impl Pipeline {
         let is_resumed = known.is_left;
         let cold = cold::Cold::new(
             &handle,
-            &spool_dir,
+            (&disk, &spool_dir),
             writer,
             Requests::new(sender),
             known,

@@ -141,7 +141,7 @@ impl Output {
         loop {
             let exit_code = match &error {
                 Error::MediumFull(_) => error.exit_code(),
-                Error::Io { .. } => MEDIUM_NEEDED,
+                Error::Io { .. } | Error::MediumNeeded(_) => MEDIUM_NEEDED,
                 _ => return Err(error).context("write to the medium"),
             };
             let why = format!("the medium: {error}");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use journal::store::Store;
+use journal::store::disk::Disk;
 use journal::{Head, VolumeInfo, Writer};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,7 @@ pub(crate) struct Identity {
 pub(crate) struct Left {
     ledger: Ledger,
     ledger_file: usize,
+    disk: Arc<dyn Disk>,
     spool_dir: PathBuf,
     spool: Spool,
     oldest: u64,
@@ -54,13 +56,14 @@ impl Left {
     pub(crate) fn find(
         store: &dyn Store,
         uuid: &str,
+        disk: &Arc<dyn Disk>,
         spool_dir: &Path,
         spool_bytes: (u64, u64),
         numbers_file: &Path,
         fits: impl FnOnce(&Identity) -> Result<()>,
     ) -> Result<Self> {
         let head = Head::of(store, uuid)?.context("the medium holds nothing of the volume")?;
-        let Some(ledger::Found { ledger, file }) = ledger::find(spool_dir, &head) else {
+        let Some(ledger::Found { ledger, file }) = ledger::find(&**disk, spool_dir, &head) else {
             bail!(
                 "what lies in {} does not belong to this medium",
                 spool_dir.display()
@@ -68,11 +71,11 @@ impl Left {
         };
         fits(&ledger.identity)?;
         ensure!(ledger.has_base, "its base was not complete");
-        let (taken, taken::Left { numbers, misses }) = Taken::recover(numbers_file)?;
+        let (taken, taken::Left { numbers, misses }) = Taken::recover(&**disk, numbers_file)?;
         let mut void: BTreeSet<u64> = numbers.into_iter().filter(|seq| *seq > head.last_seq).collect();
         let (bytes_max, file_bytes) = spool_bytes;
         let mut unknown = None;
-        let (spool, oldest) = Spool::recover(spool_dir, bytes_max, file_bytes, |frame| {
+        let (spool, oldest) = Spool::recover(disk, spool_dir, bytes_max, file_bytes, |frame| {
             if frame.kind == FrameKind::Own {
                 match own::seq_of(&frame.payload) {
                     Ok(seq) => _ = void.remove(&seq),
@@ -86,6 +89,7 @@ impl Left {
         Ok(Self {
             ledger,
             ledger_file: file,
+            disk: Arc::clone(disk),
             spool_dir: spool_dir.to_owned(),
             spool,
             oldest,
@@ -115,6 +119,7 @@ impl Left {
         let Self {
             ledger,
             ledger_file,
+            disk,
             spool_dir,
             spool,
             oldest,
@@ -139,7 +144,7 @@ impl Left {
             oldest,
             writer,
             taken,
-            ledgers: Ledgers::recover(&spool_dir, ledger_file),
+            ledgers: Ledgers::recover(&disk, &spool_dir, ledger_file),
             sealed_seq: head.last_seq,
             known: Known {
                 is_left: true,

@@ -4,11 +4,11 @@
 //! A file of fixed size on a file system in memory: it need not survive the machine, and is written with no sync.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use journal::store::disk::{Access, Disk, DiskFile, Existing};
 
 /// Begins the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"TWNUMBR1");
@@ -21,7 +21,7 @@ const INTENT: u64 = 1 << 63;
 
 /// The file.
 pub(crate) struct Taken {
-    file: File,
+    file: Arc<dyn DiskFile>,
     next_slot: u64,
     /// Missed events that were journaled, and up to which number they were looked for.
     misses: (u64, u64),
@@ -41,13 +41,9 @@ impl Taken {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn create(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)
+    pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        let file = disk
+            .create(path, Existing::Emptied)
             .with_context(|| format!("create {}", path.display()))?;
         // All of its room is taken now: no write fails later.
         let mut bytes = vec![0; usize::try_from(SLOTS_AT + SLOTS * 8).context("size of a file")?];
@@ -65,13 +61,9 @@ impl Taken {
     ///
     /// # Errors
     /// When the file is not there or not whole.
-    pub(crate) fn recover(path: &Path) -> Result<(Self, Left)> {
+    pub(crate) fn recover(disk: &dyn Disk, path: &Path) -> Result<(Self, Left)> {
         let context = || format!("read {}", path.display());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .with_context(context)?;
+        let file = disk.open(path, Access::ReadWrite).with_context(context)?;
         let mut bytes = vec![0; usize::try_from(SLOTS_AT + SLOTS * 8).context("size of a file")?];
         file.read_exact_at(&mut bytes, 0).with_context(context)?;
         let words: Vec<u64> = bytes
@@ -137,14 +129,16 @@ impl Taken {
 
 #[cfg(test)]
 mod tests {
+    use journal::store::disk::SystemDisk;
+
     use super::*;
 
     #[test]
     fn numbers_are_remembered_over_a_kill_and_the_oldest_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("numbers");
-        assert!(Taken::recover(&path).is_err(), "not there");
-        let mut taken = Taken::create(&path).unwrap();
+        assert!(Taken::recover(&SystemDisk, &path).is_err(), "not there");
+        let mut taken = Taken::create(&SystemDisk, &path).unwrap();
         for seq in [5, 7, 8] {
             assert_eq!(taken.take(seq, || seq), seq);
         }
@@ -153,14 +147,14 @@ mod tests {
         // One that another thread is about to journal.
         taken.looked_for_misses(4, 9);
         drop(taken);
-        let (mut taken, left) = Taken::recover(&path).unwrap();
+        let (mut taken, left) = Taken::recover(&SystemDisk, &path).unwrap();
         let numbers = BTreeSet::from([5, 7, 8]);
         let misses = (3, 8);
         assert_eq!(left, Left { numbers, misses });
         for seq in 10..10 + SLOTS - 1 {
             taken.take(seq, || seq);
         }
-        let (_, left) = Taken::recover(&path).unwrap();
+        let (_, left) = Taken::recover(&SystemDisk, &path).unwrap();
         assert_eq!(left.numbers.first(), Some(&8), "the newest are kept");
         assert_eq!(left.numbers.len() as u64, SLOTS);
     }
@@ -169,13 +163,13 @@ mod tests {
     fn a_kill_while_a_number_is_taken_explains_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("numbers");
-        let mut taken = Taken::create(&path).unwrap();
+        let mut taken = Taken::create(&SystemDisk, &path).unwrap();
         taken.take(4, || 4);
         let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             taken.take(5, || panic!("killed"));
         }));
         assert!(killed.is_err());
-        let (_, left) = Taken::recover(&path).unwrap();
+        let (_, left) = Taken::recover(&SystemDisk, &path).unwrap();
         assert_eq!(left.numbers, BTreeSet::from([4]));
     }
 }

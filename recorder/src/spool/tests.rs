@@ -1,11 +1,19 @@
 //! Frames written and read back, changed, cut short.
 
+use std::fs;
+
+use journal::store::disk::SystemDisk;
+
 use super::*;
+
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(SystemDisk)
+}
 
 #[test]
 fn frames_come_back_in_order_across_files() {
     let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::create(dir.path(), 16 * FILE_BYTES, FILE_BYTES).unwrap();
+    let mut spool = Spool::create(&disk(), dir.path(), 16 * FILE_BYTES, FILE_BYTES).unwrap();
     let payload = |i: u32| vec![u8::try_from(i % 251).unwrap(); 1_000_000 + i as usize];
     for i in 0..150 {
         spool
@@ -21,7 +29,7 @@ fn frames_come_back_in_order_across_files() {
     }
     let end = spool.write().unwrap();
     assert!(end.file > 2);
-    let mut reader = SpoolReader::new(dir.path(), 1);
+    let mut reader = SpoolReader::new(&disk(), dir.path(), 1);
     for i in 0..150 {
         let frame = reader.next(end).unwrap().unwrap();
         assert_eq!(frame.payload, payload(i));
@@ -36,7 +44,7 @@ fn frames_come_back_in_order_across_files() {
 #[test]
 fn a_changed_byte_is_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let mut spool = Spool::create(dir.path(), 4 * FILE_BYTES, FILE_BYTES).unwrap();
+    let mut spool = Spool::create(&disk(), dir.path(), 4 * FILE_BYTES, FILE_BYTES).unwrap();
     spool.append(FrameKind::Event, &[b"some payload"]).unwrap();
     let end = spool.write().unwrap();
     for at in 0..end.offset {
@@ -45,7 +53,10 @@ fn a_changed_byte_is_seen() {
         bytes[usize::try_from(at).unwrap()] ^= 0x10;
         let copy = tempfile::tempdir().unwrap();
         fs::write(file_path(copy.path(), 1), bytes).unwrap();
-        assert!(SpoolReader::new(copy.path(), 1).next(end).is_err(), "byte {at}");
+        assert!(
+            SpoolReader::new(&disk(), copy.path(), 1).next(end).is_err(),
+            "byte {at}"
+        );
     }
 }
 
@@ -54,7 +65,7 @@ const SMALL: u64 = 64 << 10;
 
 /// A spool of some files as a killed recorder leaves it; the payloads, and where each frame of the newest file ends.
 fn left(dir: &Path) -> (Vec<Vec<u8>>, Vec<u64>) {
-    let mut spool = Spool::create(dir, 4 * SMALL, SMALL).unwrap();
+    let mut spool = Spool::create(&disk(), dir, 4 * SMALL, SMALL).unwrap();
     let (mut payloads, mut ends) = (Vec::new(), vec![0]);
     for i in 0..26_u8 {
         let payload = vec![i; if i < 22 { 20_000 } else { 3 + usize::from(i) }];
@@ -74,7 +85,7 @@ fn left(dir: &Path) -> (Vec<Vec<u8>>, Vec<u64>) {
 fn what_was_being_written_is_cut_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let (payloads, ends) = left(dir.path());
-    let newest = left_files(dir.path()).unwrap().last().unwrap().0;
+    let newest = left_files(&SystemDisk, dir.path()).unwrap().last().unwrap().0;
     assert!(newest > 1);
     let whole = fs::read(file_path(dir.path(), newest)).unwrap();
     let last_ends: Vec<u64> = ends[ends.len() - 5..].to_vec();
@@ -83,7 +94,7 @@ fn what_was_being_written_is_cut_and_nothing_else() {
         let file = file_path(dir.path(), newest);
         fs::write(&file, &whole[..usize::try_from(length).unwrap()]).unwrap();
         let mut seen = Vec::new();
-        let (mut spool, oldest) = Spool::recover(dir.path(), 4 * SMALL, SMALL, |frame| {
+        let (mut spool, oldest) = Spool::recover(&disk(), dir.path(), 4 * SMALL, SMALL, |frame| {
             seen.push(frame.payload.clone());
         })
         .unwrap();
@@ -93,7 +104,7 @@ fn what_was_being_written_is_cut_and_nothing_else() {
         // It goes on, and is read over the cut.
         spool.append(FrameKind::Own, &[b"after"]).unwrap();
         let end = spool.write().unwrap();
-        let mut reader = SpoolReader::new(dir.path(), newest);
+        let mut reader = SpoolReader::new(&disk(), dir.path(), newest);
         let mut last = None;
         while let Some(frame) = reader.next(end).unwrap() {
             last = Some(frame.payload);
@@ -106,14 +117,14 @@ fn what_was_being_written_is_cut_and_nothing_else() {
 fn a_damaged_frame_is_no_torn_tail() {
     let dir = tempfile::tempdir().unwrap();
     left(dir.path());
-    let newest = left_files(dir.path()).unwrap().last().unwrap().0;
+    let newest = left_files(&SystemDisk, dir.path()).unwrap().last().unwrap().0;
     let file = file_path(dir.path(), newest);
     let mut bytes = fs::read(&file).unwrap();
     let at = bytes.len() - 40;
     bytes[at] ^= 1;
     fs::write(&file, bytes).unwrap();
-    assert!(Spool::recover(dir.path(), 4 * SMALL, SMALL, |_| ()).is_err());
+    assert!(Spool::recover(&disk(), dir.path(), 4 * SMALL, SMALL, |_| ()).is_err());
     fs::remove_file(file).unwrap();
     fs::remove_file(file_path(dir.path(), 2)).unwrap();
-    assert!(Spool::recover(dir.path(), 4 * SMALL, SMALL, |_| ()).is_err());
+    assert!(Spool::recover(&disk(), dir.path(), 4 * SMALL, SMALL, |_| ()).is_err());
 }

@@ -17,13 +17,13 @@ fn patient() -> Limits {
 }
 
 fn find(remains: &Remains) -> Dead {
-    find_dead(&remains.medium, UUID, remains.spool.path())
+    find_dead(&remains.medium, UUID, &remains.disk, remains.spool.path())
         .unwrap()
         .expect("the medium has a journal")
 }
 
 fn why(remains: &Remains) -> String {
-    match find_dead(&remains.medium, UUID, remains.spool.path()) {
+    match find_dead(&remains.medium, UUID, &remains.disk, remains.spool.path()) {
         Ok(_) => panic!("what it had seen is known"),
         Err(why) => format!("{why:#}"),
     }
@@ -60,7 +60,7 @@ fn a_medium_without_the_volume_has_no_past() {
     let rig = Rig::with(patient());
     rig.captured(10, 100);
     let remains = rig.kill();
-    let none = find_dead(&remains.medium, UUID, remains.spool.path()).unwrap();
+    let none = find_dead(&remains.medium, UUID, &remains.disk, remains.spool.path()).unwrap();
     assert!(none.is_none());
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use abi::{DataBody, EventKind, Head, InodeRef, LostSlot};
 use anyhow::Result;
 use journal::record::{InodeKey, Op, Record};
+use journal::store::disk::{Disk, SystemDisk};
 use journal::store::memory::{Failure, MemoryStore};
 use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 use journal::{Label, Projection, Reader, VolumeInfo};
@@ -192,11 +193,17 @@ pub(super) struct Medium {
     pub(super) slow_ms: Arc<AtomicU64>,
     /// Writes do not come back.
     pub(super) hangs: Arc<AtomicBool>,
+    /// What it is instead of one in memory.
+    pub(super) place: Option<Arc<dyn Store>>,
 }
 
 impl Medium {
     pub(super) fn fail(&self, kind: io::ErrorKind) {
         self.memory.fail_after(0, Failure::Error(kind));
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.place.as_deref().unwrap_or(&self.memory)
     }
 }
 
@@ -204,15 +211,18 @@ impl Store for Medium {
     fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
         std::thread::sleep(Duration::from_millis(self.slow_ms.load(Ordering::SeqCst)));
         Ok(Box::new(Hanging {
-            object: self.memory.create(name, kind)?,
+            object: self.store().create(name, kind)?,
             hangs: Arc::clone(&self.hangs),
         }))
     }
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
-        self.memory.list()
+        self.store().list()
     }
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        self.memory.open(name)
+        self.store().open(name)
+    }
+    fn make_durable(&self, name: &str) -> io::Result<()> {
+        self.store().make_durable(name)
     }
     fn bytes_free(&self) -> io::Result<Option<u64>> {
         Ok(None)
@@ -252,6 +262,7 @@ pub(super) struct Rig {
     pub(super) pipeline: Pipeline,
     pub(super) handle: Handle,
     pub(super) requests: Receiver<Request>,
+    disk: Arc<dyn Disk>,
     spool: tempfile::TempDir,
 }
 
@@ -263,33 +274,28 @@ impl Rig {
     pub(super) fn with(limits: Limits) -> Self {
         let medium = Medium::default();
         Label::ensure(&medium, b"replayer", 0).unwrap();
-        let kernel = Arc::new(Kernel {
-            next: AtomicU64::new(1),
-            ..Kernel::default()
-        });
         let spool = tempfile::tempdir().unwrap();
-        Self::on(
-            Remains {
-                kernel,
-                medium,
-                spool,
-            },
-            limits,
-            None,
-        )
+        Self::on(Remains::before(medium, Arc::new(SystemDisk), spool), limits, None)
     }
 
     fn on(remains: Remains, limits: Limits, left: Option<Left>) -> Self {
-        Self::on_from(remains, limits, left, None)
+        Self::start(remains, limits, left, None).ok().unwrap()
     }
 
-    fn on_from(remains: Remains, limits: Limits, left: Option<Left>, from: Option<&Dead>) -> Self {
+    /// Begins, or leaves everything as it was.
+    pub(super) fn start(
+        remains: Remains,
+        limits: Limits,
+        left: Option<Left>,
+        from: Option<&Dead>,
+    ) -> Result<Self, (anyhow::Error, Remains)> {
         let Remains {
             kernel,
             medium,
+            disk,
             spool,
         } = remains;
-        let mut pipeline = Pipeline::start(PipelineOptions {
+        let started = Pipeline::start(PipelineOptions {
             volume: VolumeInfo {
                 uuid: UUID.to_owned(),
                 fs_type: "ext4".to_owned(),
@@ -307,6 +313,7 @@ impl Rig {
             identity: Identity::default(),
             left,
             from,
+            disk: Arc::clone(&disk),
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(Watched(medium.clone())),
@@ -314,15 +321,26 @@ impl Rig {
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             throttle: None,
             limits,
-        })
-        .unwrap();
-        Self {
-            handle: pipeline.handle(),
-            requests: pipeline.take_requests().unwrap(),
-            kernel,
-            medium,
-            pipeline,
-            spool,
+        });
+        match started {
+            Ok(mut pipeline) => Ok(Self {
+                handle: pipeline.handle(),
+                requests: pipeline.take_requests().unwrap(),
+                kernel,
+                medium,
+                pipeline,
+                disk,
+                spool,
+            }),
+            Err(error) => Err((
+                error,
+                Remains {
+                    kernel,
+                    medium,
+                    disk,
+                    spool,
+                },
+            )),
         }
     }
 
@@ -332,6 +350,7 @@ impl Rig {
             kernel,
             medium,
             mut pipeline,
+            disk,
             spool,
             ..
         } = self;
@@ -346,6 +365,7 @@ impl Rig {
         Remains {
             kernel,
             medium,
+            disk,
             spool,
         }
     }
@@ -436,10 +456,25 @@ pub(super) fn spool_files(spool: &tempfile::TempDir) -> Vec<PathBuf> {
 pub(super) struct Remains {
     kernel: Arc<Kernel>,
     pub(super) medium: Medium,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) spool: tempfile::TempDir,
 }
 
 impl Remains {
+    /// Nothing was recorded yet.
+    pub(super) fn before(medium: Medium, disk: Arc<dyn Disk>, spool: tempfile::TempDir) -> Self {
+        let kernel = Arc::new(Kernel {
+            next: AtomicU64::new(1),
+            ..Kernel::default()
+        });
+        Self {
+            kernel,
+            medium,
+            disk,
+            spool,
+        }
+    }
+
     /// As the kernel goes on: one write, captured; returns its number.
     pub(super) fn captured(&self, ino: u64, bytes: usize) -> u64 {
         let seq = self.kernel.next();
@@ -454,6 +489,7 @@ impl Remains {
         Left::find(
             &self.medium,
             UUID,
+            &self.disk,
             self.spool.path(),
             (4 * limits.spool_file_bytes, limits.spool_file_bytes),
             &self.spool.path().join(NUMBERS),
@@ -468,7 +504,7 @@ impl Remains {
 
     /// Another recording of the same volume begins, whose base goes on from what was before.
     pub(super) fn from(self, limits: Limits, dead: &Dead) -> Rig {
-        Rig::on_from(self, limits, None, Some(dead))
+        Rig::start(self, limits, None, Some(dead)).ok().unwrap()
     }
 
     /// Another recorder goes on.
