@@ -8,7 +8,7 @@ mod canary;
 mod checks;
 mod event;
 mod lag;
-mod medium;
+pub(crate) mod medium;
 mod moments;
 mod mounted;
 mod resume;

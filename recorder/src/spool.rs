@@ -3,11 +3,16 @@
 //! Owns files of frames, appended by one lock and read in order by one reader. A frame is whole and checksummed or it is not there.
 //! It does not know what a frame holds, but for the sequence number that its writer states.
 
+mod reader;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use journal::store::disk::{Access, Disk, DiskFile, EntryKind, Existing};
+
+use self::reader::CutShort;
+pub(crate) use self::reader::{Frame, SpoolReader};
 
 const FILE_PREFIX: &str = "spool-";
 /// Bytes of one file; a frame never crosses files.
@@ -256,19 +261,15 @@ impl Spool {
         Ok(self.position())
     }
 
-    /// The disk and the directory on it, to be synced when a file was added.
-    pub(crate) fn directory(&self) -> (Arc<dyn Disk>, PathBuf) {
-        (Arc::clone(&self.disk), self.dir.clone())
-    }
-
-    /// The file that is being written, to be synced without holding the spool.
-    pub(crate) fn current_file(&self) -> Arc<dyn DiskFile> {
-        Arc::clone(&self.current)
-    }
-
-    /// Files that were completed since the last call, to be synced without holding the spool.
-    pub(crate) fn take_unsynced(&mut self) -> Vec<Arc<dyn DiskFile>> {
-        std::mem::take(&mut self.unsynced)
+    /// What was written and is not synced yet, to be synced without holding the spool.
+    pub(crate) fn unsynced(&mut self) -> Unsynced {
+        Unsynced {
+            disk: Arc::clone(&self.disk),
+            dir: self.dir.clone(),
+            complete: std::mem::take(&mut self.unsynced),
+            current: Arc::clone(&self.current),
+            at: self.position(),
+        }
     }
 
     fn next_file(&mut self) -> Result<()> {
@@ -300,6 +301,47 @@ impl Spool {
     }
 }
 
+/// What was written up to a position and is not synced yet.
+pub(crate) struct Unsynced {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// Files that were completed.
+    complete: Vec<Arc<dyn DiskFile>>,
+    /// The file that is being written.
+    current: Arc<dyn DiskFile>,
+    at: Position,
+}
+
+impl Unsynced {
+    /// Syncs everything after `synced`, which moves on; whether there was anything. Names come first, then the older files: what a power cut
+    /// leaves is a beginning of what was written.
+    ///
+    /// # Errors
+    /// What the disk says; how much of it is durable is not known then.
+    pub(crate) fn sync(self, synced: &mut Position) -> Result<bool> {
+        let Self {
+            disk,
+            dir,
+            complete,
+            current,
+            at,
+        } = self;
+        if synced.file != at.file {
+            disk.sync_directory(&dir)
+                .context("sync the directory of the spool")?;
+        }
+        for file in complete {
+            file.sync_content().context("sync a spool file")?;
+        }
+        let is_new = at > *synced;
+        if is_new {
+            current.sync_content().context("sync the spool")?;
+            *synced = at;
+        }
+        Ok(is_new)
+    }
+}
+
 /// Index and length of the files that are there, oldest first.
 pub(crate) fn left_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, u64)>> {
     let mut files = Vec::new();
@@ -325,159 +367,6 @@ fn new_file(disk: &dyn Disk, dir: &Path, index: u64, bytes: u64) -> Result<Arc<d
     file.make_room(bytes)
         .with_context(|| format!("make room for {}", path.display()))?;
     Ok(file)
-}
-
-/// A frame read back.
-pub(crate) struct Frame {
-    /// What it holds.
-    pub(crate) kind: FrameKind,
-    /// The payload.
-    pub(crate) payload: Vec<u8>,
-    /// The file it came from.
-    pub(crate) file: u64,
-}
-
-/// The spool ends within a frame.
-#[derive(Debug, thiserror::Error)]
-#[error("the spool ends within a frame at {0:?}")]
-struct CutShort(Position);
-
-/// The reading end.
-pub(crate) struct SpoolReader {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    at: Position,
-    file: Option<Arc<dyn DiskFile>>,
-    /// Bytes read and not parsed begin at `parsed`.
-    ahead: Vec<u8>,
-    parsed: usize,
-}
-
-impl SpoolReader {
-    /// Reads from the beginning of a file.
-    pub(crate) fn new(disk: &Arc<dyn Disk>, dir: &Path, file: u64) -> Self {
-        Self {
-            disk: Arc::clone(disk),
-            dir: dir.to_owned(),
-            at: Position { file, offset: 0 },
-            file: None,
-            ahead: Vec::new(),
-            parsed: 0,
-        }
-    }
-
-    /// Where the next frame begins.
-    pub(crate) fn position(&self) -> Position {
-        self.at
-    }
-
-    /// One more reader, which goes on from here.
-    pub(crate) fn fork(&self) -> Self {
-        Self {
-            disk: Arc::clone(&self.disk),
-            dir: self.dir.clone(),
-            at: self.at,
-            file: None,
-            ahead: Vec::new(),
-            parsed: 0,
-        }
-    }
-
-    /// The next frame before `end`, if there is one.
-    ///
-    /// # Errors
-    /// A frame that is not what was written, or what the disk says.
-    pub(crate) fn next(&mut self, end: Position) -> Result<Option<Frame>> {
-        loop {
-            if self.at >= end {
-                return Ok(None);
-            }
-            let limit = if self.at.file < end.file {
-                None
-            } else {
-                Some(end.offset)
-            };
-            if self.unparsed() == 0 && !self.read_ahead(limit)? {
-                if limit.is_some() {
-                    return Ok(None);
-                }
-                self.at = Position {
-                    file: self.at.file + 1,
-                    offset: 0,
-                };
-                self.file = None;
-                continue;
-            }
-            return self.parse(limit).map(Some);
-        }
-    }
-
-    /// Reads the next part of the file, up to `limit`; whether there was any.
-    fn read_ahead(&mut self, limit: Option<u64>) -> Result<bool> {
-        let path = file_path(&self.dir, self.at.file);
-        let from = self.at.offset + self.unparsed() as u64;
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(
-                self.disk
-                    .open(&path, Access::Read)
-                    .with_context(|| format!("open {}", path.display()))?,
-            ),
-        };
-        let room = limit.map_or(BUFFER_BYTES as u64, |limit| {
-            limit.saturating_sub(from).min(BUFFER_BYTES as u64)
-        });
-        self.ahead.drain(..self.parsed);
-        self.parsed = 0;
-        let held = self.ahead.len();
-        self.ahead
-            .resize(held + usize::try_from(room).context("part of the spool")?, 0);
-        let got = file
-            .read_at(&mut self.ahead[held..], from)
-            .with_context(|| format!("read {}", path.display()))?;
-        self.ahead.truncate(held + got);
-        Ok(got > 0)
-    }
-
-    fn unparsed(&self) -> usize {
-        self.ahead.len() - self.parsed
-    }
-
-    fn fill(&mut self, bytes: usize, limit: Option<u64>) -> Result<()> {
-        while self.unparsed() < bytes {
-            if !self.read_ahead(limit)? {
-                return Err(CutShort(self.at).into());
-            }
-        }
-        Ok(())
-    }
-
-    fn parse(&mut self, limit: Option<u64>) -> Result<Frame> {
-        self.fill(HEADER_BYTES, limit)?;
-        let mut header = [0; HEADER_BYTES];
-        header.copy_from_slice(&self.ahead[self.parsed..self.parsed + HEADER_BYTES]);
-        self.parsed += HEADER_BYTES;
-        let word =
-            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let (code, length, crc) = (word(4), word(8) as usize, word(12));
-        let kind = FrameKind::from_code(code).filter(|_| word(0) == MAGIC && length <= PAYLOAD_BYTES_MAX);
-        let kind = kind.with_context(|| format!("the spool holds no frame at {:?}", self.at))?;
-        self.at.offset += HEADER_BYTES as u64;
-        self.fill(length, limit)?;
-        let payload = self.ahead[self.parsed..self.parsed + length].to_vec();
-        self.parsed += length;
-        ensure!(
-            checksum(code, &payload) == crc,
-            "the spool's frame before {:?} is damaged",
-            self.at
-        );
-        self.at.offset += length as u64;
-        Ok(Frame {
-            kind,
-            payload,
-            file: self.at.file,
-        })
-    }
 }
 
 #[cfg(test)]

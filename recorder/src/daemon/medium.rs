@@ -14,7 +14,7 @@ use super::volume::{STOP_INTERVAL, Session};
 use crate::pulse;
 
 /// A labelled medium in a directory.
-pub(super) struct Medium {
+pub(crate) struct Medium {
     store: DirStore,
     /// Uuid on its label.
     uuid: String,
@@ -22,7 +22,7 @@ pub(super) struct Medium {
 
 impl Medium {
     /// A medium and what its label says.
-    pub(super) fn new(store: DirStore, label: &Label) -> Self {
+    pub(crate) fn new(store: DirStore, label: &Label) -> Self {
         Self {
             store,
             uuid: label.medium.clone(),

@@ -191,3 +191,43 @@ fn lost_seq(payload: &[u8]) -> Result<u64> {
         .context("a frame about lost events is cut short")?;
     Ok(u64::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use journal::store::faults::{FaultDisk, On, What};
+
+    use super::*;
+
+    #[test]
+    fn whichever_operation_the_power_goes_in_the_frames_have_an_epoch() {
+        let dir = Path::new("/spool");
+        let head = |epoch| Head {
+            chain: "chain".to_owned(),
+            epoch,
+            last_seq: 0,
+        };
+        for seed in 0..16 {
+            for after in 0.. {
+                let disk = FaultDisk::new(dir, seed);
+                begin(&disk, dir, head(1), None).unwrap();
+                disk.plan(On::Change, after, What::Gone);
+                let begun = begin(&disk, dir, head(2), None);
+                disk.power_on();
+                let bytes = disk.read(&dir.join(FILE)).unwrap();
+                let found: Begun = serde_json::from_slice(&bytes).unwrap();
+                let newest = found.head == head(2);
+                assert!(
+                    newest || found.head == head(1) && begun.is_err(),
+                    "seed {seed}, {after}"
+                );
+                if begun.is_ok() {
+                    assert!(
+                        after > 4,
+                        "it is created, written, synced, renamed, and its directory synced"
+                    );
+                    break;
+                }
+            }
+        }
+    }
+}

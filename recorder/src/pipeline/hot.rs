@@ -166,28 +166,13 @@ pub(super) fn sync_spool(shared: &Shared) -> Result<()> {
     loop {
         pulse::beat();
         let stopping = shared.stop_hot.load(Ordering::SeqCst);
-        let (complete, file, (disk, directory), at, seq) = {
+        let (unsynced, seq) = {
             let mut state = lock(&shared.spool);
             shared.write_out(&mut state)?;
-            (
-                state.spool.take_unsynced(),
-                state.spool.current_file(),
-                state.spool.directory(),
-                state.written,
-                state.appended_seq,
-            )
+            (state.spool.unsynced(), state.appended_seq)
         };
         let disk = pulse::at(Place::Spool);
-        if synced.file != at.file {
-            disk.sync_directory(&directory)
-                .context("sync the directory of the spool")?;
-        }
-        for file in complete {
-            file.sync_content().context("sync a spool file")?;
-        }
-        if at > synced {
-            file.sync_content().context("sync the spool")?;
-            synced = at;
+        if unsynced.sync(&mut synced)? {
             shared.spooled_seq.store(seq, Ordering::Relaxed);
         }
         drop(disk);

@@ -142,6 +142,7 @@ mod tests {
     use std::fs;
 
     use journal::store::disk::SystemDisk;
+    use journal::store::faults::{FaultDisk, On, What};
 
     use super::*;
 
@@ -215,5 +216,29 @@ mod tests {
         }
         fs::write(&path, &bytes).unwrap();
         assert!(find(&SystemDisk, dir.path(), &ledger(10).head).is_some());
+    }
+
+    #[test]
+    fn whichever_operation_the_kill_comes_in_the_one_that_was_sealed_is_there() {
+        let dir = Path::new("/spool");
+        for (seed, after) in (0..8).flat_map(|seed| (0..3).map(move |after| (seed, after))) {
+            let faults = FaultDisk::new(dir, seed);
+            let disk: Arc<dyn Disk> = Arc::new(faults.clone());
+            let mut ledgers = Ledgers::create(&disk, dir).unwrap();
+            for seq in [10, 20] {
+                ledgers.write(&ledger(seq)).unwrap();
+            }
+            faults.plan(On::Change, after, What::Gone);
+            let written = ledgers.write(&ledger(30));
+            assert_eq!(written.is_err(), after < 2, "it is created and written");
+            faults.go_on();
+            assert!(
+                find(&*disk, dir, &ledger(20).head).is_some(),
+                "seed {seed}, {after}"
+            );
+            if written.is_ok() {
+                assert!(find(&*disk, dir, &ledger(30).head).is_some());
+            }
+        }
     }
 }

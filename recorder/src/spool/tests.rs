@@ -1,5 +1,7 @@
 //! Frames written and read back, changed, cut short.
 
+mod crash;
+
 use std::fs;
 
 use journal::store::disk::SystemDisk;

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::store::disk::{Entry, EntryKind, Existing};
 
 /// A piece of a write that is written whole or not at all.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 /// Numbers that a seed repeats (splitmix64).
 #[derive(Debug)]

@@ -10,11 +10,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use self::cache::{Contents, Names, Node, Random};
+use self::cache::{Contents, Names, Node, Random, SECTOR_BYTES};
 use super::disk::{Access, Disk, DiskFile, Entry, EntryKind, Existing};
 
 /// Which operations a fault is counted by, and meets.
@@ -59,7 +60,6 @@ struct State {
     /// Operations since the last plan: any, changes, syncs.
     counts: [u64; 3],
     fault: Option<Fault>,
-    is_gone: bool,
     /// What was opened before the disk was gone is no good any more.
     mounted: u64,
     random: Random,
@@ -88,7 +88,6 @@ impl State {
     }
 
     fn is_back(&mut self) {
-        self.is_gone = false;
         self.mounted += 1;
         self.fault = None;
     }
@@ -123,9 +122,15 @@ impl Course {
 struct Shared {
     state: Mutex<State>,
     thawed: Condvar,
+    /// Of all disks of a host.
+    is_gone: Arc<AtomicBool>,
 }
 
 impl Shared {
+    fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::SeqCst)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,11 +139,11 @@ impl Shared {
     fn step(&self, on: On, mounted: Option<u64>) -> io::Result<(MutexGuard<'_, State>, Course)> {
         let mut state = self.lock();
         let mut met = state.meet(on);
-        while met == Some(What::Freeze) && !state.is_gone {
+        while met == Some(What::Freeze) && !self.is_gone() {
             state = self.thawed.wait(state).unwrap_or_else(PoisonError::into_inner);
             met = state.due(on);
         }
-        if state.is_gone || mounted.is_some_and(|mounted| mounted != state.mounted) {
+        if self.is_gone() || mounted.is_some_and(|mounted| mounted != state.mounted) {
             return Err(Errno::IO.into());
         }
         let course = match met {
@@ -146,7 +151,7 @@ impl Shared {
             Some(What::Short) => Course::Short,
             Some(What::Forget) => Course::Forgotten,
             Some(What::Gone) => {
-                state.is_gone = true;
+                self.is_gone.store(true, Ordering::SeqCst);
                 // What a sync had to write is still to be lost or kept when the power is back.
                 if on != On::Change || state.random.below(2) == 0 {
                     return Err(Errno::IO.into());
@@ -177,6 +182,16 @@ pub struct FaultDisk(Arc<Shared>);
 impl FaultDisk {
     /// A disk with one empty directory; the seed decides whatever is left to chance.
     pub fn new(root: &Path, seed: u64) -> Self {
+        Self::of_host(root, seed, Arc::default())
+    }
+
+    /// Another disk of the same host: they are gone at once.
+    #[must_use]
+    pub fn beside(&self, root: &Path, seed: u64) -> Self {
+        Self::of_host(root, seed, Arc::clone(&self.0.is_gone))
+    }
+
+    fn of_host(root: &Path, seed: u64, is_gone: Arc<AtomicBool>) -> Self {
         let state = State {
             files: BTreeMap::new(),
             names: Names::new(root),
@@ -184,13 +199,13 @@ impl FaultDisk {
             room_bytes: None,
             counts: [0; 3],
             fault: None,
-            is_gone: false,
             mounted: 0,
             random: Random::new(seed),
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             thawed: Condvar::new(),
+            is_gone,
         }))
     }
 
@@ -214,13 +229,13 @@ impl FaultDisk {
 
     /// Takes the disk away, now.
     pub fn take_away(&self) {
-        self.0.lock().is_gone = true;
+        self.0.is_gone.store(true, Ordering::SeqCst);
         self.0.thawed.notify_all();
     }
 
     /// Whether it is gone.
     pub fn is_gone(&self) -> bool {
-        self.0.lock().is_gone
+        self.0.is_gone()
     }
 
     /// The disk is back after its power was gone: what was not synced is there, lost or torn.
@@ -234,11 +249,13 @@ impl FaultDisk {
         let named: BTreeSet<u64> = state.names.files().into_iter().map(|(_, file)| file).collect();
         state.files.retain(|file, _| named.contains(file));
         state.is_back();
+        self.0.is_gone.store(false, Ordering::SeqCst);
     }
 
     /// The disk was never away: only who used it has died, and what is cached is there.
     pub fn go_on(&self) {
         self.0.lock().is_back();
+        self.0.is_gone.store(false, Ordering::SeqCst);
     }
 
     /// Bytes that all files together may take.
@@ -391,7 +408,9 @@ impl DiskFile for FaultFile {
             .map(|room| room.saturating_sub(guard.used_bytes()));
         let contents = guard.files.get_mut(&self.number).ok_or(Errno::STALE)?;
         let mut length = match course {
-            Course::Failed(_) => bytes.len() / 2,
+            // A piece of that size is written in one go, whatever happens.
+            Course::Failed(_) if bytes.len() > SECTOR_BYTES => bytes.len() / 2,
+            Course::Failed(_) => bytes.len(),
             Course::Short => bytes.len().div_ceil(2),
             Course::Well | Course::Forgotten => bytes.len(),
         };

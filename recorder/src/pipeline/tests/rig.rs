@@ -1,8 +1,6 @@
-//! What the tests of the pipeline are made of: a ring and a counter of their own, a store that fails, waits or hangs, and the
-//! journal read back.
+//! What the tests of the pipeline are made of: a ring and a counter of their own, and the journal read back. The medium is in `medium`.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
@@ -13,11 +11,10 @@ use abi::{DataBody, EventKind, Head, InodeRef, LostSlot};
 use anyhow::Result;
 use journal::record::{InodeKey, Op, Record};
 use journal::store::disk::{Disk, SystemDisk};
-use journal::store::memory::{Failure, MemoryStore};
-use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 use journal::{Label, Projection, Reader, VolumeInfo};
 
 use super::super::{Events, Handle, Identity, Left, Limits, Numbers, Pipeline, PipelineOptions, Request};
+pub(super) use super::medium::Medium;
 use crate::pulse::Watched;
 use crate::reconcile::Dead;
 use crate::snapshot::own_record;
@@ -185,76 +182,6 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-/// How the medium behaves.
-#[derive(Clone, Default)]
-pub(super) struct Medium {
-    pub(super) memory: MemoryStore,
-    /// Every create takes so long, in milliseconds.
-    pub(super) slow_ms: Arc<AtomicU64>,
-    /// Writes do not come back.
-    pub(super) hangs: Arc<AtomicBool>,
-    /// What it is instead of one in memory.
-    pub(super) place: Option<Arc<dyn Store>>,
-}
-
-impl Medium {
-    pub(super) fn fail(&self, kind: io::ErrorKind) {
-        self.memory.fail_after(0, Failure::Error(kind));
-    }
-
-    fn store(&self) -> &dyn Store {
-        self.place.as_deref().unwrap_or(&self.memory)
-    }
-}
-
-impl Store for Medium {
-    fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
-        std::thread::sleep(Duration::from_millis(self.slow_ms.load(Ordering::SeqCst)));
-        Ok(Box::new(Hanging {
-            object: self.store().create(name, kind)?,
-            hangs: Arc::clone(&self.hangs),
-        }))
-    }
-    fn list(&self) -> io::Result<Vec<ObjectInfo>> {
-        self.store().list()
-    }
-    fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        self.store().open(name)
-    }
-    fn make_durable(&self, name: &str) -> io::Result<()> {
-        self.store().make_durable(name)
-    }
-    fn bytes_free(&self) -> io::Result<Option<u64>> {
-        Ok(None)
-    }
-    fn describe(&self) -> String {
-        "a medium of the tests".to_owned()
-    }
-}
-
-struct Hanging {
-    object: Box<dyn Append>,
-    hangs: Arc<AtomicBool>,
-}
-
-impl Write for Hanging {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        while self.hangs.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        self.object.write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.object.flush()
-    }
-}
-
-impl Append for Hanging {
-    fn seal(self: Box<Self>) -> io::Result<()> {
-        self.object.seal()
-    }
-}
-
 /// A running pipeline and everything around it.
 pub(super) struct Rig {
     pub(super) kernel: Arc<Kernel>,
@@ -400,9 +327,12 @@ impl Rig {
     }
 
     pub(super) fn submit(&self, seq: u64, op: Op) {
+        self.try_submit(seq, op).unwrap();
+    }
+
+    pub(super) fn try_submit(&self, seq: u64, op: Op) -> Result<()> {
         self.handle
             .submit(vec![own_record(seq, InodeKey::default(), false, op)])
-            .unwrap();
     }
 
     pub(super) fn flush(&self) {
