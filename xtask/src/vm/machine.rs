@@ -48,6 +48,8 @@ pub(crate) struct Disk {
     pub(crate) name: String,
     /// On a USB port instead of virtio.
     pub(crate) usb: bool,
+    /// Can be unplugged and plugged in again while the machine runs (`unplug`); for USB disks only.
+    pub(crate) pluggable: bool,
     /// The guest cannot write to it.
     pub(crate) read_only: bool,
     /// File that gets a log of all writes (`blocklog`); for virtio disks only.
@@ -61,6 +63,7 @@ impl Disk {
             image,
             name: name.into(),
             usb: false,
+            pluggable: false,
             read_only: false,
             write_log: None,
         }
@@ -72,6 +75,7 @@ impl Disk {
             image,
             name: name.into(),
             usb: true,
+            pluggable: false,
             read_only,
             write_log: None,
         }

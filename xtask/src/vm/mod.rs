@@ -15,6 +15,7 @@ pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;
 mod tail;
+pub(crate) mod unplug;
 pub(crate) mod verdict;
 
 use std::fs;

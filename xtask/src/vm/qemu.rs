@@ -62,16 +62,26 @@ impl Machine<'_> {
             cmd.args(["-device", "qemu-xhci,id=usb"]);
         }
         for disk in self.disks.iter().filter(|d| d.usb) {
-            cmd.arg("-drive")
-                .arg(drive(&disk.image, &disk.name, disk.read_only, false)?);
-            // 512-byte blocks, a name and a serial number, as a stick from the shop.
+            if disk.pluggable {
+                // A -drive would go along with its device.
+                let node = format!(
+                    "driver=raw,node-name={},discard=unmap,file.driver=file,file.filename={}",
+                    disk.name,
+                    option_value(&disk.image)?
+                );
+                cmd.args(["-blockdev", &node]);
+            } else {
+                cmd.arg("-drive")
+                    .arg(drive(&disk.image, &disk.name, disk.read_only, false)?);
+            }
+            cmd.args(["-device", &usb_storage(&disk.name)]);
+        }
+        if self.disks.iter().any(|d| d.pluggable) {
             cmd.args([
-                "-device",
-                &format!(
-                    "usb-storage,bus=usb.0,drive={0},serial={0},removable=on",
-                    disk.name
-                ),
+                "-chardev",
+                &format!("socket,id=monitor,path={MONITOR},server=on,wait=off"),
             ]);
+            cmd.args(["-mon", "chardev=monitor,mode=readline"]);
         }
         let log = File::create(self.log("qemu")).context("create QEMU log")?;
         cmd.current_dir(&self.dir)
@@ -89,6 +99,22 @@ pub(super) const TCG: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max,pm
 pub(super) const KERNEL_ARGS: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic mitigations=off \
     watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 usb_storage.delay_use=0 net.ifnames=0 \
     systemd.show_status=false random.trust_cpu=on tsc=reliable no_timer_check";
+
+/// Socket of the monitor in the directory of a run.
+pub(super) const MONITOR: &str = "monitor";
+
+/// The device of a disk on a USB port: 512-byte blocks, a name and a serial number, as a stick from the shop.
+pub(super) fn usb_storage(name: &str) -> String {
+    format!(
+        "usb-storage,bus=usb.0,id={},drive={name},serial={name},removable=on",
+        usb_device(name)
+    )
+}
+
+/// What the monitor calls that device.
+pub(super) fn usb_device(name: &str) -> String {
+    format!("port-{name}")
+}
 
 fn drive(image: &Path, name: &str, read_only: bool, snapshot: bool) -> Result<String> {
     let image = option_value(image)?;

@@ -156,6 +156,18 @@ fn damage_in_what_was_complete_is_no_torn_tail() {
 }
 
 #[test]
+fn a_file_that_is_missing_between_others_is_damage() {
+    let rig = begun();
+    for _ in 0..28 {
+        rig.captured(20, 1 << 20);
+    }
+    rig.until("three files", |rig| rig.spool_files().len() > 2);
+    let remains = rig.kill();
+    fs::remove_file(&spool_files(&remains.spool)[1]).unwrap();
+    assert!(why(&remains).contains("missing"));
+}
+
+#[test]
 fn a_recording_that_broke_off_before_its_base_was_complete_is_gone_on_from_as_the_one_before() {
     let rig = begun();
     rig.captured(20, 100);
