@@ -53,7 +53,7 @@ impl Store for Medium {
 
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
         // Whoever looks what is there after a failure is told that it is not this medium, and not that something is missing.
-        self.check()?;
+        is_same(&self.store, &self.uuid)?;
         self.store.list()
     }
 

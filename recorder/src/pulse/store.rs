@@ -25,6 +25,11 @@ impl<S: Store> Store for Watched<S> {
         Ok(Box::new(WatchedRead(self.0.open(name)?)))
     }
 
+    fn make_durable(&self, name: &str) -> io::Result<()> {
+        let _medium = at(Place::Medium);
+        self.0.make_durable(name)
+    }
+
     fn bytes_free(&self) -> io::Result<Option<u64>> {
         let _medium = at(Place::Medium);
         self.0.bytes_free()

@@ -34,7 +34,7 @@ fn refused(rig: &Rig, exit_code: u8) -> (u64, String) {
     let error = rig.handle.flush_or_say(seq, TOO_LONG).unwrap_err();
     assert_eq!(code_of(&error), exit_code, "{error:#}");
     rig.handle.check().expect("waiting for a medium is no stop");
-    assert!(rig.handle.status().error.is_some());
+    assert!(rig.handle.status().error().is_some());
     assert!(rig.handle.status().durable_seq < seq);
     let more = rig.captured(10, 3000);
     rig.until("spooling goes on", |rig| rig.handle.status().spooled_seq >= more);
@@ -44,7 +44,7 @@ fn refused(rig: &Rig, exit_code: u8) -> (u64, String) {
 /// The medium is well again: everything gets there, and stays there without power.
 fn well_again(disk: &FaultDisk, rig: Rig, what: &str) {
     rig.flush();
-    assert!(rig.handle.status().error.is_none(), "{what}");
+    assert!(rig.handle.status().error().is_none(), "{what}");
     let newest = rig.handle.status().captured_seq;
     let (result, medium, _spool) = rig.stop();
     result.unwrap();
@@ -81,7 +81,7 @@ fn unplugged_in_any_operation_of_a_seal_and_back() {
             assert!(after > 15, "a seal has more than {after} operations");
             return;
         }
-        rig.until("it says so", |rig| rig.handle.status().error.is_some());
+        rig.until("it says so", |rig| rig.handle.status().error().is_some());
         let more = rig.captured(10, 3000);
         rig.until("spooling goes on", |rig| rig.handle.status().spooled_seq >= more);
         disk.power_on();
@@ -243,7 +243,7 @@ fn a_spool_that_fails_stops_the_recorder_and_loses_nothing() {
         assert!(
             rig.handle
                 .status()
-                .error
+                .error()
                 .is_some_and(|error| error.contains("spool")),
             "{what}"
         );
