@@ -384,7 +384,7 @@ mod tests {
             for path in [
                 "journal/src/fold.rs",
                 "journal/src/store/dir.rs",
-                "recorder/src/spool.rs",
+                "recorder/src/spool/mod.rs",
                 "recorder/src/pipeline/ledger.rs",
             ] {
                 assert_eq!(text_findings(path, &text).len(), 1, "{path}: {word}");
