@@ -16,7 +16,7 @@ use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
 use crate::vm::power;
 use crate::vm::roundtrip::FileSystem;
-use crate::vm::unplug::{self, Unplugs};
+use crate::vm::unplug;
 use crate::{
     Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, reliability, soak, tidy,
     toolchain,
@@ -45,12 +45,6 @@ pub(crate) struct TestArgs {
     reliability: bool,
     #[command(flatten)]
     reliability_args: reliability::ReliabilityArgs,
-    /// So many series of unplugging the medium while it is written instead, each with a seed of its own
-    #[arg(long, group = "long-run", value_name = "N")]
-    unplugs: Option<u64>,
-    /// With --unplugs: the first seed
-    #[arg(long, value_name = "SEED", default_value_t = 100, requires = "unplugs")]
-    unplug_seed: u64,
     /// Fuzz what reads media and the spool instead, each target for so many seconds [600]; finds are kept in the cache
     #[arg(long, group = "long-run", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
     fuzz: Option<u64>,
@@ -63,10 +57,10 @@ pub(crate) struct TestArgs {
 /// Which machines a long run is for.
 #[derive(Args)]
 pub(crate) struct Cells {
-    /// With --matrix, --scenarios, --reliability, --unplugs or --soak: only these kernels
+    /// With --matrix, --scenarios, --reliability or --soak: only these kernels
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) kernel: Vec<KernelLine>,
-    /// With --matrix, --scenarios, --reliability, --unplugs or --soak: only these file systems
+    /// With --matrix, --scenarios, --reliability or --soak: only these file systems
     #[arg(long, value_enum, requires = "long-run")]
     pub(crate) fs: Vec<FileSystem>,
 }
@@ -124,8 +118,6 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         soak,
         reliability,
         reliability_args,
-        unplugs,
-        unplug_seed,
         fuzz,
         soak_args,
         cells,
@@ -145,10 +137,6 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     let mut tally = Tally::default();
     if scenarios {
         tally.scenarios(&check_scenarios::chosen(&cells, &only)?);
-        return Ok(tally.close());
-    }
-    if let Some(count) = unplugs {
-        tally.unplugs(&unplug::series(count, unplug_seed, &cells.kernel, &cells.fs));
         return Ok(tally.close());
     }
     tally.check("format", || cargo(&["fmt", "--all", "--", "--check"]));
@@ -178,7 +166,9 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         tally.check(&format!("scenario {}", power::CI), || {
             power::pass(&power::CI).map(drop)
         });
-        tally.unplugs(&[unplug::CI]);
+        tally.check(&format!("scenario {}", unplug::CI), || {
+            unplug::pass(&unplug::CI).map(drop)
+        });
         tally.scenarios(check_scenarios::CI);
     }
     Ok(tally.close())
@@ -207,12 +197,6 @@ impl Tally {
             self.check(&format!("scenario {scenario}"), || {
                 check_scenarios::pass(scenario)
             });
-        }
-    }
-
-    fn unplugs(&mut self, series: &[Unplugs]) {
-        for unplugs in series {
-            self.check(&format!("scenario {unplugs}"), || unplug::pass(unplugs));
         }
     }
 

@@ -18,6 +18,7 @@ use crate::vm::figures::Figures;
 use crate::vm::kernel::KernelLine;
 use crate::vm::power::{self, PowerCuts};
 use crate::vm::roundtrip::FileSystem;
+use crate::vm::unplug::{self, Unplugs};
 use crate::{Outcome, fuzz, toolchain};
 
 /// Seconds for each target of the fuzzer.
@@ -44,6 +45,8 @@ pub(crate) enum Fault {
     Kill,
     /// The machine loses its power, and disks lose what was not flushed
     PowerCut,
+    /// The medium is unplugged while it is written to, and plugged in again
+    Unplug,
     /// Attached, detached, killed and attached again under load
     Reattach,
     /// A burst meets a small ring, with and without `--on-full=throttle`
@@ -66,6 +69,7 @@ impl Fault {
         match self {
             Self::Kill => (10, 6),
             Self::PowerCut => (power::CUTS, 10),
+            Self::Unplug => (unplug::COUNT, 5),
             Self::Reattach => (100, 1),
             Self::Throttle => (1, KernelLine::value_variants().len() as u64),
             Self::Rot | Self::Fuzz => (1, 1),
@@ -84,7 +88,9 @@ impl Fault {
         let file_systems = match self {
             Self::Rot | Self::Fuzz => return vec![None],
             Self::Throttle => vec![FileSystem::Ext4],
-            Self::Kill | Self::PowerCut | Self::Reattach => or_all(FileSystem::value_variants()),
+            Self::Kill | Self::PowerCut | Self::Unplug | Self::Reattach => {
+                or_all(FileSystem::value_variants())
+            }
         };
         let kernels = if chosen.kernel.is_empty() {
             KernelLine::value_variants()
@@ -168,6 +174,12 @@ impl Run {
                 kernel,
                 fs,
                 cuts: faults,
+                seed,
+            }),
+            (Fault::Unplug, Some((kernel, fs))) => unplug::pass(&Unplugs {
+                kernel,
+                fs,
+                count: faults,
                 seed,
             }),
             (Fault::Kill, Some((kernel, fs))) => {

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum as _;
 use fastrand::Rng;
 
+use super::figures::{Figures, Noted};
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Disk, Machine, Sink};
 use super::qemu::{MONITOR, usb_device, usb_storage};
@@ -40,11 +40,11 @@ const PROMPT: &str = "(qemu) ";
 /// One series.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unplugs {
-    kernel: KernelLine,
-    fs: FileSystem,
+    pub(crate) kernel: KernelLine,
+    pub(crate) fs: FileSystem,
     /// How often the medium is unplugged.
-    count: u64,
-    seed: u64,
+    pub(crate) count: u64,
+    pub(crate) seed: u64,
 }
 
 impl fmt::Display for Unplugs {
@@ -70,42 +70,13 @@ pub(crate) const CI: Unplugs = Unplugs {
     seed: 1,
 };
 /// How often it is unplugged in one series, where many are made.
-const COUNT: u64 = 10;
+pub(crate) const COUNT: u64 = 10;
 
-/// Many series, on the machines of the cells one after the other; nothing named means ext4 and XFS on every kernel.
-pub(crate) fn series(
-    count: u64,
-    first_seed: u64,
-    kernels: &[KernelLine],
-    file_systems: &[FileSystem],
-) -> Vec<Unplugs> {
-    let (all_kernels, both) = (KernelLine::value_variants(), [FileSystem::Ext4, FileSystem::Xfs]);
-    let kernels = if kernels.is_empty() { all_kernels } else { kernels };
-    let file_systems = if file_systems.is_empty() {
-        &both
-    } else {
-        file_systems
-    };
-    let cells = file_systems
-        .iter()
-        .flat_map(|fs| kernels.iter().map(move |kernel| (*kernel, *fs)))
-        .cycle();
-    (first_seed..first_seed.saturating_add(count))
-        .zip(cells)
-        .map(|(seed, (kernel, fs))| Unplugs {
-            kernel,
-            fs,
-            count: COUNT,
-            seed,
-        })
-        .collect()
-}
-
-/// Records while the medium comes and goes, and restores in a machine that has only the medium.
+/// Records while the medium comes and goes, and restores in a machine that has only the medium. Gives the figures of that one.
 ///
 /// # Errors
 /// When a machine fails, or a script says that something is not as it was.
-pub(crate) fn pass(of: &Unplugs) -> Result<()> {
+pub(crate) fn pass(of: &Unplugs) -> Result<Figures> {
     ensure_host()?;
     let scenarios = setup::workspace_root().join("tests/scenarios");
     let script = scenarios.join("unplug.sh");
@@ -150,8 +121,10 @@ pub(crate) fn pass(of: &Unplugs) -> Result<()> {
         Disk::virtio(blank, "blank"),
         Disk::virtio(image("keep"), "keep"),
     ];
-    series.boot("restore", disks, series.dir.join("restore"), &mut Shown)?;
-    fs::remove_dir_all(&series.dir).context("remove the disks")
+    let mut noted = Noted::new(Shown);
+    series.boot("restore", disks, series.dir.join("restore"), &mut noted)?;
+    fs::remove_dir_all(&series.dir).context("remove the disks")?;
+    Ok(noted.figures)
 }
 
 /// What both machines share.
