@@ -9,7 +9,7 @@ set -u
 a=/dev/guest/disk0 work=/dev/guest/disk1
 . /opt/job/lib.sh
 mkdir -p /a /work /medium
-fs=$(given fs ext4) rounds=$(given rounds 8) seed=$(given seed "$(date +%s)")
+fs=$(given fs ext4) rounds=$(given rounds 4) seed=$(given seed "$(date +%s)")
 RANDOM=$seed
 echo "seed $seed, $fs, $rounds rounds, $(uname -r)"
 

@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 6] = [
+pub(crate) const CI: [Scenario; 7] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -57,6 +57,12 @@ pub(crate) const CI: [Scenario; 6] = [
         kernel: KernelLine::K6_12,
         disks: &[2048, 4096],
         usb: &[4096],
+    },
+    Scenario {
+        script: "unrecorded.sh",
+        kernel: KernelLine::K7_3,
+        disks: &[1024, 1024],
+        usb: &[1024],
     },
     Scenario {
         script: "stalls.sh",

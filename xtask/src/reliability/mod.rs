@@ -23,6 +23,8 @@ use crate::{Outcome, fuzz, toolchain};
 
 /// Seconds for each target of the fuzzer.
 const FUZZ_SECONDS: u64 = 600;
+/// Turns with and without a recorder.
+const PAIRS: u32 = 12;
 
 /// Arguments of `cargo xtask test --reliability`.
 #[derive(Args)]
@@ -49,6 +51,8 @@ pub(crate) enum Fault {
     Unplug,
     /// Attached, detached, killed and attached again under load
     Reattach,
+    /// None: work on a file system that is not recorded, with and without a recorder of another one, in turns
+    Unrecorded,
     /// A burst meets a small ring, with and without `--on-full=throttle`
     Throttle,
     /// Every byte of a small medium rots
@@ -71,7 +75,7 @@ impl Fault {
             Self::PowerCut => (power::CUTS, 10),
             Self::Unplug => (unplug::COUNT, 5),
             Self::Reattach => (100, 1),
-            Self::Throttle => (1, KernelLine::value_variants().len() as u64),
+            Self::Unrecorded | Self::Throttle => (1, KernelLine::value_variants().len() as u64),
             Self::Rot | Self::Fuzz => (1, 1),
         }
     }
@@ -87,7 +91,7 @@ impl Fault {
         };
         let file_systems = match self {
             Self::Rot | Self::Fuzz => return vec![None],
-            Self::Throttle => vec![FileSystem::Ext4],
+            Self::Unrecorded | Self::Throttle => vec![FileSystem::Ext4],
             Self::Kill | Self::PowerCut | Self::Unplug | Self::Reattach => {
                 or_all(FileSystem::value_variants())
             }
@@ -191,6 +195,9 @@ impl Run {
             (Fault::Reattach, Some((kernel, fs))) => {
                 let args = format!("tapeworm.rounds={faults} tapeworm.fs={fs} tapeworm.seed={seed}");
                 check_machines::pass_with("reattach.sh", kernel, args)
+            }
+            (Fault::Unrecorded, Some((kernel, _))) => {
+                check_machines::pass_with("unrecorded.sh", kernel, format!("tapeworm.pairs={PAIRS}"))
             }
             (Fault::Throttle, Some((kernel, _))) => {
                 check_machines::pass_with("throttle.sh", kernel, String::new())
