@@ -1,11 +1,7 @@
 //! Frames of the spool, in a file as a crash or a bad disk may leave it.
 
 #![no_main]
-#![expect(
-    dead_code,
-    unreachable_pub,
-    reason = "the recorder's own file, of which only the reader is wanted"
-)]
+#![expect(dead_code, reason = "the recorder's own file, of which only the reader is wanted")]
 
 #[path = "../../../recorder/src/spool/mod.rs"]
 mod spool;
