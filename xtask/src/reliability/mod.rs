@@ -207,13 +207,12 @@ impl Run {
     }
 }
 
-/// The sweep is a unit test of the replayer, which says how much it tried.
+/// The sweep is a unit test of the replayer, which says how much it tried. It is built with all others, as they are when everything is tested.
 fn rot() -> Result<Figures> {
     let said = setup::output(toolchain::cargo().current_dir(setup::workspace_root()).args([
         "test",
         "--quiet",
-        "--package",
-        "replayer",
+        "--workspace",
         "sweep",
         "--",
         "--nocapture",
