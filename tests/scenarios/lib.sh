@@ -131,7 +131,13 @@ begin_load() {
 end_load() { touch /run/enough; wait $loads; }
 
 # threads PID: number and name of each of its threads.
-threads() { for task in /proc/$1/task/*; do echo "${task##*/} $(cat $task/comm)"; done; }
+threads() {
+    local task name
+    for task in /proc/$1/task/*; do
+        # One that has ended meanwhile has no name.
+        name=$(cat $task/comm 2> /dev/null) && echo "${task##*/} $name"
+    done
+}
 
 # freeze TID: holds this one thread, as nothing else can, until what runs in the background as $frozen_pid is ended.
 freeze() {
