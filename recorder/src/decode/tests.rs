@@ -1,3 +1,5 @@
+//! Events as the programs write them, and as they are decoded.
+
 use super::*;
 
 fn bytes<T>(value: &T) -> Vec<u8> {
