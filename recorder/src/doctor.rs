@@ -152,20 +152,20 @@ fn facts(kernel: &str) -> Vec<(&'static str, String)> {
         ),
     ];
     if xfs_loses_on_unshare(kernel) {
-        let fault = "Linux 5.18 to 6.11 lose data by themselves where a part of a cloned file is unshared (fallocate --unshare) before other parts \
-                     are written back (mended by 4390f019ad78): the journal has it, the disk has not";
+        let fault = "Linux 5.10 to 6.11 lose data by themselves where a part of a cloned file is unshared (fallocate --unshare) before other parts \
+                     are written back (unless mended by 4390f019ad78): the journal has it, the disk has not";
         facts.push(("XFS", fault.to_owned()));
     }
     facts
 }
 
-/// By the release, as `uname -r` gives it: whether a distribution has mended its kernel is not told.
+/// From 46afb0628b86 to 4390f019ad78, by the release as `uname -r` gives it: whether its kernel was mended later is not told.
 fn xfs_loses_on_unshare(release: &str) -> bool {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())
         .map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => ((5, 18)..(6, 12)).contains(&(major, minor)),
+        (Some(Ok(major)), Some(Ok(minor))) => ((5, 10)..(6, 12)).contains(&(major, minor)),
         _ => false,
     }
 }
@@ -323,8 +323,8 @@ mod tests {
 
     #[test]
     fn kernels_whose_xfs_loses_data_are_told() {
-        let loses = ["5.18.0", "6.1.0-50-amd64", "6.11.9"];
-        let sound = ["5.17.9", "6.12.117+deb13-amd64", "7.3.4", "unknown", ""];
+        let loses = ["5.10.0", "6.1.0-50-amd64", "6.11.9"];
+        let sound = ["5.9.16", "6.12.117+deb13-amd64", "7.3.4", "unknown", ""];
         assert!(loses.into_iter().all(xfs_loses_on_unshare));
         assert!(!sound.into_iter().any(xfs_loses_on_unshare));
     }
