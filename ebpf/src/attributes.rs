@@ -179,6 +179,10 @@ fn news(inode: u64) -> bool {
         mtime,
         ctime,
     } = dir_state(&mut reader, inode);
+    if reader.failed() {
+        // The event will say so.
+        return true;
+    }
     if atime.sec > ctime.sec || (atime.sec == ctime.sec && atime.nsec > ctime.nsec) {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_tai_ns() };

@@ -90,10 +90,11 @@ impl<'fd> DataRanges<'fd> {
     /// The first run of blocks in a hole that are not zero.
     fn untold(&self, hole: Range) -> io::Result<Option<Range>> {
         let mut found: Option<Range> = None;
-        let mut piece = vec![0; PIECE_BYTES];
+        let piece_bytes = |left: u64| PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES));
+        let mut piece = vec![0; piece_bytes(hole.1 - hole.0)];
         let mut at = hole.0;
         while at < hole.1 {
-            let wanted = PIECE_BYTES.min(usize::try_from(hole.1 - at).unwrap_or(PIECE_BYTES));
+            let wanted = piece_bytes(hole.1 - at);
             let filled = read_full(self.fd, &mut piece[..wanted], at)?;
             for block in piece[..filled].chunks(BLOCK_BYTES) {
                 let is_zero = block.iter().all(|&byte| byte == 0);
