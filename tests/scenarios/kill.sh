@@ -12,7 +12,7 @@ fs=$(given fs ext4) kills=$(given kills 3) stopped=$(given stopped 20) seed=$(gi
 RANDOM=$seed
 echo "seed $seed, $fs, $kills kills, stopped for $stopped s, $(uname -r)"
 
-case $fs in ext4) mkfs.ext4 -q -F $a ;; xfs) mkfs.xfs -q -f $a ;; btrfs) mkfs.btrfs -q -f $a ;; esac
+make_fs $fs $a || exit 1
 mkfs.ext4 -q -F $work && mkfs.ext4 -q -F /dev/guest/usb0
 mount -t $fs $a /a && mount $work /work && mount /dev/guest/usb0 /medium || exit 1
 mkdir /work/spool

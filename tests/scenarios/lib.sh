@@ -97,6 +97,11 @@ restored() {
 status() { recorder status --json | jq -r "$1"; }
 uuid() { blkid -s UUID -o value "$(readlink -f "$1")"; }
 
+# make_fs TYPE DEVICE: a file system as its mkfs makes it.
+make_fs() {
+    case $1 in ext4) mkfs.ext4 -q -F "$2" ;; xfs) mkfs.xfs -q -f "$2" ;; btrfs) mkfs.btrfs -q -f "$2" ;; *) false ;; esac
+}
+
 # given NAME DEFAULT: `tapeworm.NAME=` from the kernel's command line.
 given() { grep -o "tapeworm.$1=[^ ]*" /proc/cmdline | cut -d = -f 2 | grep . || echo "$2"; }
 

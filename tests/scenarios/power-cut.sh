@@ -12,7 +12,7 @@ log() { cp /results/recorder.log /keep/recorder-$BOOT.log; }
 keep() { "$@"; sync -f /keep; }
 
 if [ "$BOOT" = 0 ]; then
-    case $FS in ext4) mkfs.ext4 -q -F /dev/guest/origin ;; xfs) mkfs.xfs -q -f /dev/guest/origin ;; btrfs) mkfs.btrfs -q -f /dev/guest/origin ;; esac
+    make_fs $FS /dev/guest/origin || exit 1
     mkfs.ext4 -q -F /dev/guest/spool && mkfs.ext4 -q -F /dev/guest/medium && mkfs.ext4 -q -F /dev/guest/keep || exit 1
 fi
 mount /dev/guest/keep /keep || exit 1

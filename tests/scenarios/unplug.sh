@@ -46,7 +46,7 @@ plugged() {
     false
 }
 
-case $FS in ext4) mkfs.ext4 -q -F /dev/guest/origin ;; xfs) mkfs.xfs -q -f /dev/guest/origin ;; btrfs) mkfs.btrfs -q -f /dev/guest/origin ;; esac
+make_fs $FS /dev/guest/origin || exit 1
 mkfs.ext4 -q -F /dev/guest/spool && mkfs.ext4 -q -F /dev/guest/keep && mkfs.ext4 -q -F "$(stick)" || exit 1
 mount -t $FS /dev/guest/origin /a && mount /dev/guest/spool /work && mount /dev/guest/keep /keep && plugged || exit 1
 echo "$FS, $(uname -r)"
