@@ -5,10 +5,11 @@
 
 use std::env;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::setup::{self, say};
 use crate::vm::figures::Figures;
@@ -25,13 +26,14 @@ const INPUT_BYTES_MAX: u32 = 1 << 16;
 
 /// Runs every target for so many seconds.
 pub(crate) fn run(seconds: u64) -> Outcome {
-    let tools = ensure_cargo_fuzz()?;
     let mut failed = 0;
-    for target in TARGETS {
-        say(&format!("== fuzz {target}: {seconds} s"));
-        if let Err(error) = one(&tools, target, seconds) {
-            say(&format!("FAILED: fuzz {target}: {error:#}"));
-            failed += 1;
+    for (target, runs) in each(seconds)? {
+        match runs {
+            Ok(runs) => say(&format!("{target}: {runs} runs")),
+            Err(error) => {
+                say(&format!("FAILED: fuzz {target}: {error:#}"));
+                failed += 1;
+            }
         }
     }
     println!("{} passed, {failed} failed", TARGETS.len() - failed);
@@ -42,23 +44,29 @@ pub(crate) fn run(seconds: u64) -> Outcome {
     })
 }
 
-/// Every target for so many seconds: how often each was run.
+/// The same for a page of results: how often each was run.
 ///
 /// # Errors
 /// When a target finds something.
 pub(crate) fn figures(seconds: u64) -> Result<Figures> {
-    let tools = ensure_cargo_fuzz()?;
-    for target in TARGETS {
-        say(&format!("== fuzz {target}: {seconds} s"));
-        one(&tools, target, seconds).with_context(|| format!("fuzz {target}"))?;
-    }
-    Ok(TARGETS
-        .iter()
-        .map(|target| (format!("{target}_seconds"), seconds.to_string()))
-        .collect())
+    let figure = |(target, runs): (&str, Result<u64>)| {
+        let runs = runs.with_context(|| format!("fuzz {target}"))?;
+        Ok((format!("{target}_runs_in_{seconds}_s"), runs.to_string()))
+    };
+    each(seconds)?.into_iter().map(figure).collect()
 }
 
-fn one(tools: &Path, target: &str, seconds: u64) -> Result<()> {
+/// Every target, and how often it was run. One that finds something does not keep the others from being run.
+fn each(seconds: u64) -> Result<Vec<(&'static str, Result<u64>)>> {
+    let tools = ensure_cargo_fuzz()?;
+    let each = TARGETS.iter().map(|target| {
+        say(&format!("== fuzz {target}: {seconds} s"));
+        (*target, one(&tools, target, seconds))
+    });
+    Ok(each.collect())
+}
+
+fn one(tools: &Path, target: &str, seconds: u64) -> Result<u64> {
     let root = setup::workspace_root();
     let finds = setup::cache_dir()?.join("fuzz").join(target);
     fs::create_dir_all(&finds).with_context(|| format!("create {}", finds.display()))?;
@@ -66,31 +74,47 @@ fn one(tools: &Path, target: &str, seconds: u64) -> Result<()> {
     let mut path = vec![tools.join("bin")];
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     // Sanitizers do not go with static programs, and all of ours that reads media is safe Rust: panics, hangs and memory are looked for.
-    setup::run(
-        toolchain::cargo()
-            .current_dir(&root)
-            .env("PATH", env::join_paths(path).context("extend PATH")?)
-            .env("RUSTC_BOOTSTRAP", "1")
-            .args([
-                "fuzz",
-                "run",
-                "--fuzz-dir",
-                "tests/fuzz",
-                "--sanitizer",
-                "none",
-                target,
-            ])
-            .args([&finds, &corpus])
-            .arg("--")
-            .args([
-                format!("-max_total_time={seconds}"),
-                format!("-rss_limit_mb={MEMORY_MB_MAX}"),
-                format!("-timeout={INPUT_SECONDS_MAX}"),
-                format!("-max_len={INPUT_BYTES_MAX}"),
-                "-print_final_stats=1".to_owned(),
-                "-verbosity=0".to_owned(),
-            ]),
-    )
+    let mut cargo = toolchain::cargo();
+    cargo
+        .current_dir(&root)
+        .env("PATH", env::join_paths(path).context("extend PATH")?)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args([
+            "fuzz",
+            "run",
+            "--fuzz-dir",
+            "tests/fuzz",
+            "--sanitizer",
+            "none",
+            target,
+        ])
+        .args([&finds, &corpus])
+        .arg("--")
+        .args([
+            format!("-max_total_time={seconds}"),
+            format!("-rss_limit_mb={MEMORY_MB_MAX}"),
+            format!("-timeout={INPUT_SECONDS_MAX}"),
+            format!("-max_len={INPUT_BYTES_MAX}"),
+            "-print_final_stats=1".to_owned(),
+            "-verbosity=0".to_owned(),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = cargo.spawn().context("start cargo fuzz")?;
+    let stderr = child.stderr.take().context("read output of cargo fuzz")?;
+    let mut runs = None;
+    for line in BufReader::new(stderr).split(b'\n') {
+        let line = line.context("read output of cargo fuzz")?;
+        let line = String::from_utf8_lossy(&line);
+        eprintln!("{line}");
+        if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
+            runs = count.trim().parse().ok();
+        }
+    }
+    let status = child.wait().context("wait for cargo fuzz")?;
+    ensure!(status.success(), "cargo fuzz ended with {status}");
+    runs.context("the fuzzer does not say how often it ran the target")
 }
 
 /// Where cargo-fuzz is installed, after building it where it is not.
@@ -124,6 +148,6 @@ fn ensure_cargo_fuzz() -> Result<PathBuf> {
             ])
             .arg(&tools),
     )?;
-    anyhow::ensure!(works(), "the freshly built cargo-fuzz does not start");
+    ensure!(works(), "the freshly built cargo-fuzz does not start");
     Ok(tools)
 }

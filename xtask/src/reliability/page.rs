@@ -1,7 +1,7 @@
 //! Results as they are kept: `tests/reliability.json` for programs, `docs/reliability.md`, made from it, for people.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 
 use anyhow::{Context as _, Result};
@@ -47,6 +47,11 @@ impl Results {
     pub(super) fn add(run: &Run, outcome: Result<Figures>) -> Result<()> {
         let root = setup::workspace_root();
         let (json, page) = (root.join(JSON), root.join(PAGE));
+        // Several may be run at the same time.
+        fs::create_dir_all(root.join("target")).context("create target")?;
+        let lock =
+            File::create(root.join("target/reliability.lock")).context("create lock of the results")?;
+        lock.lock().context("lock the results")?;
         let mut results: Self = match fs::read(&json) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| format!("parse {JSON}"))?,
             Err(error) if error.kind() == ErrorKind::NotFound => Self::default(),

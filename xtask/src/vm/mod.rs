@@ -14,6 +14,7 @@ mod qemu;
 pub(crate) mod root;
 pub(crate) mod roundtrip;
 pub(crate) mod run;
+mod series;
 mod tail;
 pub(crate) mod unplug;
 pub(crate) mod verdict;

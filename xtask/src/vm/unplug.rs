@@ -3,7 +3,6 @@
 //! Owns when that happens, and QEMU's monitor. What happens in the guests is in `tests/scenarios/unplug.sh`, which says when it may be unplugged.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,13 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use fastrand::Rng;
 
-use super::figures::{Figures, Noted};
-use super::kernel::{self, Kernel, KernelLine};
-use super::machine::{Disk, Machine, Sink};
+use super::figures::Figures;
+use super::kernel::KernelLine;
+use super::machine::{Disk, Sink};
 use super::qemu::{MONITOR, usb_device, usb_storage};
 use super::roundtrip::{FileSystem, Shown};
-use super::run::{GUEST_LIBRARY, GUEST_SCRIPT, project_binaries, script_command};
-use super::{blank_image, ensure_host, root, run_dir};
+use super::series::{KEEP, Series};
 use crate::setup;
 
 /// What the guest says when the medium is mounted and is being written to.
@@ -28,9 +26,8 @@ const UNPLUG_AFTER_MAX_MS: u64 = 5_000;
 /// How long it is away.
 const AWAY_MS: std::ops::Range<u64> = 300..7_000;
 const MEDIUM: &str = "medium";
-/// The other disks and their sizes, MiB.
-const DISKS: [(&str, u64); 3] = [("origin", 768), ("spool", 4096), ("keep", 256)];
-const MEDIUM_MIB: u64 = 6144;
+/// The disks and their sizes, MiB.
+const DISKS: [(&str, u64); 3] = [("origin", 768), ("spool", 4096), (MEDIUM, 6144)];
 /// Time that each boot may take.
 const BOOT_TIME_MAX: Duration = Duration::from_secs(1200);
 /// How long the monitor may take to answer.
@@ -77,100 +74,35 @@ pub(crate) const COUNT: u64 = 10;
 /// # Errors
 /// When a machine fails, or a script says that something is not as it was.
 pub(crate) fn pass(of: &Unplugs) -> Result<Figures> {
-    ensure_host()?;
-    let scenarios = setup::workspace_root().join("tests/scenarios");
-    let script = scenarios.join("unplug.sh");
-    let mut files = project_binaries(None)?;
-    files.push((script.clone(), GUEST_SCRIPT.into()));
-    files.push((scenarios.join("lib.sh"), GUEST_LIBRARY.into()));
-    let dir = run_dir("unplug")?;
-    setup::say(&format!("{of}; disks and logs: {}", dir.display()));
-    for (name, mib) in DISKS.iter().chain([&(MEDIUM, MEDIUM_MIB)]) {
-        blank_image(&dir, name, *mib)?;
-    }
-    let series = Series {
-        of,
-        kernel: kernel::ensure_kernel(of.kernel)?,
-        root: root::ensure_root(&[])?,
-        files,
-        script,
-        dir,
-    };
-    let image = |name: &str| series.dir.join(format!("{name}.img"));
-    let mut disks: Vec<Disk> = DISKS
-        .iter()
-        .map(|(name, _)| Disk::virtio(image(name), name))
-        .collect();
-    disks.push(Disk {
-        pluggable: true,
-        ..Disk::usb(image(MEDIUM), MEDIUM, false)
+    let Unplugs {
+        kernel,
+        fs,
+        count,
+        seed,
+    } = *of;
+    let env = [
+        ("FS", fs.to_string()),
+        ("SEED", seed.to_string()),
+        ("UNPLUGS", count.to_string()),
+    ];
+    let series = Series::new("unplug.sh", kernel, &DISKS, &env, BOOT_TIME_MAX)?;
+    setup::say(&format!("{of}; disks and logs: {}", series.dir.display()));
+    let disks = DISKS.iter().chain([&KEEP]).map(|&(name, _)| match name {
+        MEDIUM => Disk {
+            pluggable: true,
+            ..Disk::usb(series.image(name), name, false)
+        },
+        _ => Disk::virtio(series.image(name), name),
     });
-    let recorded = series.dir.join("record");
-    let mut hand = Hand::new(of, recorded.join(MONITOR));
-    series.boot("record", disks, recorded, &mut hand)?;
+    let machine = series.machine("record", "record", disks.collect())?;
+    let mut hand = Hand::new(of, machine.dir.join(MONITOR));
+    series.run(machine, &mut hand)?;
     ensure!(
         hand.left == 0,
         "it was to be unplugged {} times more when the guest ended",
         hand.left
     );
-    let blank = blank_image(&series.dir, "blank", DISKS[0].1 * 2)?;
-    let mut medium = Disk::virtio(image(MEDIUM), MEDIUM);
-    medium.read_only = true;
-    let disks = vec![
-        medium,
-        Disk::virtio(blank, "blank"),
-        Disk::virtio(image("keep"), "keep"),
-    ];
-    let mut noted = Noted::new(Shown);
-    series.boot("restore", disks, series.dir.join("restore"), &mut noted)?;
-    fs::remove_dir_all(&series.dir).context("remove the disks")?;
-    Ok(noted.figures)
-}
-
-/// What both machines share.
-struct Series<'a> {
-    of: &'a Unplugs,
-    kernel: Kernel,
-    root: PathBuf,
-    files: Vec<(PathBuf, String)>,
-    script: PathBuf,
-    dir: PathBuf,
-}
-
-impl Series<'_> {
-    fn boot(&self, phase: &str, disks: Vec<Disk>, dir: PathBuf, sink: &mut dyn Sink) -> Result<()> {
-        let Unplugs { fs, count, seed, .. } = self.of;
-        let machine = Machine {
-            kernel: &self.kernel,
-            root: &self.root,
-            disks,
-            files: self.files.clone(),
-            argv: script_command(&self.script)?,
-            env: vec![
-                ("PHASE".into(), phase.into()),
-                ("FS".into(), fs.to_string()),
-                ("SEED".into(), seed.to_string()),
-                ("UNPLUGS".into(), count.to_string()),
-            ],
-            cwd: "/root".into(),
-            systemd: false,
-            mem_mib: 2048,
-            timeout: BOOT_TIME_MAX,
-            dir,
-            kernel_args: String::new(),
-        };
-        let ended = machine.run(sink)?;
-        for warning in &ended.warnings {
-            setup::say(&format!("the guest's kernel warns: {warning}"));
-        }
-        ensure!(
-            ended.code == 0,
-            "the script ended with {} ({phase}); disks and logs: {}",
-            ended.code,
-            self.dir.display()
-        );
-        Ok(())
-    }
+    series.restore(DISKS[0].1 * 2)
 }
 
 /// When something is done next.
