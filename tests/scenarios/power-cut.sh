@@ -1,17 +1,16 @@
 #!/bin/bash
 # The host may die: one boot of several with the same disks, the power is cut in all but the last two, and a disk loses what it had not flushed. The
 # recorder is attached again each time and goes on from its journal; in the end a machine that has only the medium restores every mark.
-# `cargo xtask test --reliability --fault power-cut`. Environment: BOOT (from 0), PHASE (cut, last, restore), FS, SEED.
+# `cargo xtask test --reliability --fault power-cut`. Environment: BOOT (from 0, not to restore), PHASE (cut, last, restore), FS, SEED.
 set -u
 
 . /opt/job/lib.sh
-RANDOM=$((SEED * 100 + BOOT))
 mkdir -p /a /work /medium /keep
 log() { cp /results/recorder.log /keep/recorder-$BOOT.log; }
 # What the host must not lose with the rest.
 keep() { "$@"; sync -f /keep; }
 
-if [ "$BOOT" = 0 ]; then
+if [ "${BOOT-}" = 0 ]; then
     make_fs $FS /dev/guest/origin || exit 1
     mkfs.ext4 -q -F /dev/guest/spool && mkfs.ext4 -q -F /dev/guest/medium && mkfs.ext4 -q -F /dev/guest/keep || exit 1
 fi
@@ -38,6 +37,7 @@ if [ "$PHASE" = restore ]; then
     exit
 fi
 
+RANDOM=$((SEED * 100 + BOOT))
 # Data is on the disk long before the times of its inode, unless somebody waits for both; or, in every other boot, long after them.
 case $FS in ext4) options=commit=30 ;; *) options=defaults ;; esac
 late=$(((SEED + BOOT) % 2))
