@@ -1,5 +1,5 @@
 #!/bin/bash
-# The recorder may die: killed at random moments under load, stopped for a while, restarted as a service; another one goes on. No number is lost or
+# The recorder may die: killed at random moments under load, by the kernel too, stopped for a while, restarted as a service, upgraded; another one goes on. No number is lost or
 # doubled, and every mark and the end are restored the same. One boot:
 # `cargo xtask vm run --binaries --disk 1024 --disk 4096 --usb 3072 --timeout 1500 --script FILE`; more and elsewhere, or the same
 # moments again, with `--kernel-args "tapeworm.kills=50 tapeworm.fs=xfs tapeworm.stopped=60 tapeworm.ring=1 tapeworm.seed=N"`.
@@ -26,6 +26,18 @@ END
 volume=$(uuid $a)
 
 killed() { kill -9 $recorder_pid; wait $recorder_pid 2> /dev/null; }
+# The kernel kills it for want of memory: its control group is suddenly allowed less than it uses.
+starved() {
+    local group=/sys/fs/cgroup/starved
+    echo +memory > /sys/fs/cgroup/cgroup.subtree_control && mkdir -p $group || { bad "no control group for memory"; killed; return; }
+    echo max > $group/memory.max
+    echo $recorder_pid > $group/cgroup.procs
+    local before=$(grep -w oom_kill $group/memory.events)
+    echo 1M > $group/memory.max
+    wait $recorder_pid 2> /dev/null
+    echo "$before, now $(grep -w oom_kill $group/memory.events)" > "$out"
+    [ "$before" != "$(grep -w oom_kill $group/memory.events)" ] && ok || bad "it did not end for want of memory"
+}
 # again WHAT: the recorder is started again and goes on.
 again() {
     recording 1 run --config /run/kill.toml
@@ -42,7 +54,7 @@ epoch=$(status '.volumes[0].epoch')
 for k in $(seq 1 $kills); do
     begin_load
     sleep $((RANDOM % 6)).$((RANDOM % 10))
-    killed
+    if [ $((k % 3)) = 2 ]; then starved; else killed; fi
     sleep $((RANDOM % 3)).$((RANDOM % 10))
     again "kill $k"
     if [ $((k % 2)) = 0 ]; then
@@ -56,10 +68,12 @@ for k in $(seq 1 $kills); do
     echo "kill $k: seq $(status '.volumes[0].captured_seq'), holes $(status '.volumes[0].holes_open'), misses $(status '.volumes[0].misses')"
 done
 
-echo "-- restarted as a service"
+echo "-- restarted as a service, and upgraded: another file takes the place of the program that runs"
+program=$(command -v recorder)
 for k in 1 2; do
     begin_load
     sleep 1.$((RANDOM % 10))
+    try cp $program $program.new && try mv $program.new $program
     kill -TERM $recorder_pid
     ended 0 "told to stop"
     [ -n "$(ls /sys/fs/bpf/tapeworm/$volume)" ] && ok || bad "the programs are gone"
