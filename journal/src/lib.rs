@@ -27,10 +27,10 @@ pub use convert::{
 pub use damage::Damage;
 pub use error::{Error, Result};
 pub use label::{LABEL_NAME, Label};
-pub use manifest::{FORMAT_VERSION, Manifest, Point, PointKind, RowGroup, VolumeInfo};
+pub use manifest::{FORMAT_VERSION, Manifest, Parts, Point, PointKind, RowGroup, VolumeInfo};
 pub use points::{At, OpenHole, ResolvedPoint, Span, resolve};
 pub use reader::{Journal, Problem, RowRef, Segment};
 pub use scan::Reader;
-pub use segment::Projection;
+pub use segment::{Data, Projection};
 pub use verify::{EpochRange, VerifyReport};
 pub use writer::{Head, SealedSegment, Writer};

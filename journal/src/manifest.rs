@@ -7,9 +7,13 @@ use crate::error::{Error, Result};
 use crate::record::{Continued, InodeKey};
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 /// Oldest version that is still read.
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
+/// From this version on the parts of a row group have hashes of their own.
+const PARTS_SINCE_FORMAT: u32 = 6;
+/// Bytes of a part: many times what any of ours has, so that none is believed that memory cannot hold.
+const PART_BYTES_MAX: u64 = 256 << 20;
 /// Largest manifest that is read, in bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -45,8 +49,33 @@ pub struct RowGroup {
     pub bytes: u64,
     /// Rows.
     pub rows: u64,
-    /// BLAKE3 of the bytes, hexadecimal.
+    /// BLAKE3 of the bytes, hexadecimal. Formats before 6 have this in place of `parts`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub blake3: String,
+    /// Its two parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
+}
+
+impl RowGroup {
+    /// Bytes of it that can be left unread.
+    fn data_bytes(&self) -> u64 {
+        self.parts
+            .as_ref()
+            .map_or(0, |parts| self.bytes.saturating_sub(parts.metadata_bytes))
+    }
+}
+
+/// The parts of a row group, which are read and checked apart: what a plan is made of, and what it may leave alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// Bytes of all columns but the data: they come first.
+    pub metadata_bytes: u64,
+    /// BLAKE3 of these, hexadecimal.
+    pub metadata_blake3: String,
+    /// BLAKE3 of the others.
+    pub data_blake3: String,
 }
 
 /// What kind of point.
@@ -116,6 +145,9 @@ pub struct Manifest {
     pub blake3: String,
     /// Its row groups.
     pub row_groups: Vec<RowGroup>,
+    /// BLAKE3 of what follows the row groups, hexadecimal. Formats before 6 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footer_blake3: Option<String>,
     /// BLAKE3 of the bytes of the manifest before this one; absent in the first.
     pub previous: Option<String>,
     /// Indexes directly below `index` that were begun and never completed: nothing is missing there.
@@ -181,7 +213,63 @@ impl Manifest {
         {
             return Err(broken(&"it declares an index void that is not below its own"));
         }
+        manifest
+            .check_parts()
+            .map_err(|why| broken(&format_args!("row groups: {why}")))?;
         Ok(manifest)
+    }
+
+    /// Bytes that are read to know what happened, of all that the segment has.
+    pub fn metadata_bytes(&self) -> u64 {
+        let data: u64 = self.row_groups.iter().map(RowGroup::data_bytes).sum();
+        // Before format 6 nothing can be compared with what was sealed but the whole.
+        self.bytes.saturating_sub(data)
+    }
+
+    /// Bytes that are read, beside the metadata, for the data of some rows, whose numbers rise.
+    pub fn data_bytes(&self, rows: impl IntoIterator<Item = u64>) -> u64 {
+        let mut ends = self.row_groups.iter().scan(0, |end, group| {
+            *end += group.rows;
+            Some((*end, group.data_bytes()))
+        });
+        let (mut group_end, mut bytes) = (0, 0);
+        for row in rows {
+            if row >= group_end {
+                let Some((end, of_group)) = ends.find(|(end, _)| row < *end) else {
+                    break;
+                };
+                group_end = end;
+                bytes += of_group;
+            }
+        }
+        bytes
+    }
+
+    /// Whether the row groups follow each other, each with its parts, and leave room for a footer: by them the segment is read.
+    fn check_parts(&self) -> std::result::Result<(), &'static str> {
+        let has_parts = self.format >= PARTS_SINCE_FORMAT;
+        if self.footer_blake3.is_some() != has_parts {
+            return Err("the footer is not as its format says");
+        }
+        let (mut at, mut rows) = (0_u64, 0_u64);
+        for group in &self.row_groups {
+            if group.parts.is_some() != has_parts || group.blake3.is_empty() != has_parts {
+                return Err("hashes are not as the format says");
+            }
+            let Some(parts) = &group.parts else { continue };
+            if group.offset != at || group.bytes > PART_BYTES_MAX || parts.metadata_bytes > group.bytes {
+                return Err("they do not follow each other");
+            }
+            at += group.bytes;
+            rows = rows.saturating_add(group.rows);
+        }
+        if !has_parts {
+            return Ok(());
+        }
+        match self.bytes.checked_sub(at) {
+            Some(footer) if footer <= PART_BYTES_MAX && rows == self.records => Ok(()),
+            _ => Err("they are not the segment's"),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Reads the headers of pages (Thrift's compact protocol) and, of a dictionary, the lengths of its values, since each may be asked for by
 //! every row. What passes here takes [`ROW_GROUP_BYTES_MAX`] in memory at most, times a small factor.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use parquet::basic::Compression;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
@@ -36,25 +36,31 @@ const ENCODINGS: [i64; 4] = [0, 2, 3, 8];
 /// Refuses a row group that would not stay within its bounds; `is_read` tells of each column whether it will be.
 ///
 /// # Errors
-/// What is wrong.
+/// `InvalidData` and what is wrong, or what the medium says.
 pub(crate) fn check(
     object: &dyn ReadAt,
     group: &RowGroupMetaData,
     is_read: impl Fn(&ColumnChunkMetaData) -> bool,
-) -> Result<(), String> {
+) -> io::Result<()> {
     if !(0..=ROW_GROUP_ROWS_MAX).contains(&group.num_rows()) {
-        return Err(format!("a row group of {} rows", group.num_rows()));
+        return Err(wrong(format!("a row group of {} rows", group.num_rows())));
     }
     let mut bytes = 0;
     for column in group.columns().iter().filter(|column| is_read(column)) {
         let name = column.column_path().string();
-        check_column(object, column, &mut bytes).map_err(|why| format!("column {name}: {why}"))?;
+        check_column(object, column, &mut bytes)
+            .map_err(|error| io::Error::new(error.kind(), format!("column {name}: {error}")))?;
     }
     Ok(())
 }
 
-fn check_column(object: &dyn ReadAt, column: &ColumnChunkMetaData, bytes: &mut u64) -> Result<(), String> {
-    let number = |value: i64| u64::try_from(value).map_err(|_| "a negative place".to_owned());
+/// Not as anything of ours.
+fn wrong(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
+}
+
+fn check_column(object: &dyn ReadAt, column: &ColumnChunkMetaData, bytes: &mut u64) -> io::Result<()> {
+    let number = |value: i64| u64::try_from(value).map_err(|_| wrong("a negative place"));
     let start = number(
         column
             .dictionary_page_offset()
@@ -63,7 +69,7 @@ fn check_column(object: &dyn ReadAt, column: &ColumnChunkMetaData, bytes: &mut u
     let end = start
         .checked_add(number(column.compressed_size())?)
         .filter(|end| *end <= object.bytes())
-        .ok_or("it lies beyond the end")?;
+        .ok_or_else(|| wrong("it lies beyond the end"))?;
     let mut at = start;
     while at < end {
         let (header, header_bytes) = read_header(object, at, end)?;
@@ -71,21 +77,23 @@ fn check_column(object: &dyn ReadAt, column: &ColumnChunkMetaData, bytes: &mut u
         let next = page
             .checked_add(header.compressed)
             .filter(|next| *next <= end)
-            .ok_or("a page ends beyond its column")?;
+            .ok_or_else(|| wrong("a page ends beyond its column"))?;
         *bytes += header.uncompressed;
         if *bytes > ROW_GROUP_BYTES_MAX {
-            return Err(format!("a row group of more than {ROW_GROUP_BYTES_MAX} bytes"));
+            return Err(wrong(format!(
+                "a row group of more than {ROW_GROUP_BYTES_MAX} bytes"
+            )));
         }
         if !ENCODINGS.contains(&header.encoding) {
-            return Err(format!("encoding {}", header.encoding));
+            return Err(wrong(format!("encoding {}", header.encoding)));
         }
         match header.kind {
             PAGE_DICTIONARY if WITHOUT_DICTIONARY.contains(&column.column_path().string().as_str()) => {
-                return Err("a dictionary".to_owned());
+                return Err(wrong("a dictionary"));
             }
             PAGE_DICTIONARY => check_dictionary(object, column, page, &header)?,
             PAGE_DATA | PAGE_DATA_V2 => {}
-            kind => return Err(format!("a page of type {kind}")),
+            kind => return Err(wrong(format!("a page of type {kind}"))),
         }
         at = next;
     }
@@ -101,21 +109,19 @@ struct Header {
     encoding: i64,
 }
 
-fn read_header(object: &dyn ReadAt, at: u64, end: u64) -> Result<(Header, u64), String> {
+fn read_header(object: &dyn ReadAt, at: u64, end: u64) -> io::Result<(Header, u64)> {
     let left = usize::try_from(end - at).unwrap_or(usize::MAX);
     for length in [HEADER_BYTES_FIRST, HEADER_BYTES_MAX] {
         let mut bytes = vec![0; length.min(left)];
-        object
-            .read_exact_at(&mut bytes, at)
-            .map_err(|error| error.to_string())?;
+        object.read_exact_at(&mut bytes, at)?;
         let mut thrift = Thrift { bytes: &bytes, at: 0 };
         match parse_header(&mut thrift) {
-            Ok(header) => return Ok((header?, thrift.at as u64)),
+            Ok(header) => return Ok((header.map_err(wrong)?, thrift.at as u64)),
             Err(Short) if length < left && length < HEADER_BYTES_MAX => {}
             Err(Short) => break,
         }
     }
-    Err("the header of a page has no end".to_owned())
+    Err(wrong("the header of a page has no end"))
 }
 
 fn parse_header(thrift: &mut Thrift<'_>) -> Result<Result<Header, String>, Short> {
@@ -157,17 +163,15 @@ fn check_dictionary(
     column: &ColumnChunkMetaData,
     at: u64,
     header: &Header,
-) -> Result<(), String> {
+) -> io::Result<()> {
     if header.uncompressed > DICTIONARY_BYTES_MAX || header.compressed > DICTIONARY_BYTES_MAX {
-        return Err(format!("a dictionary of {} bytes", header.uncompressed));
+        return Err(wrong(format!("a dictionary of {} bytes", header.uncompressed)));
     }
     if column.column_type() != parquet::basic::Type::BYTE_ARRAY {
         return Ok(());
     }
     let mut packed = vec![0; usize::try_from(header.compressed).unwrap_or(0)];
-    object
-        .read_exact_at(&mut packed, at)
-        .map_err(|error| error.to_string())?;
+    object.read_exact_at(&mut packed, at)?;
     let values = match column.compression() {
         Compression::UNCOMPRESSED => packed,
         Compression::ZSTD(_) => {
@@ -178,21 +182,21 @@ fn check_dictionary(
                         .take(header.uncompressed.saturating_add(1))
                         .read_to_end(&mut values)
                 })
-                .map_err(|error| format!("a dictionary: {error}"))?;
+                .map_err(|error| wrong(format!("a dictionary: {error}")))?;
             values
         }
-        other => return Err(format!("compression {other}")),
+        other => return Err(wrong(format!("compression {other}"))),
     };
     let mut rest = values.as_slice();
     while let Some((length, more)) = rest.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length);
         if length > DICTIONARY_VALUE_BYTES_MAX {
-            return Err(format!("a value of {length} bytes in a dictionary"));
+            return Err(wrong(format!("a value of {length} bytes in a dictionary")));
         }
         rest = usize::try_from(length)
             .ok()
             .and_then(|length| more.get(length..))
-            .ok_or("a dictionary ends within a value")?;
+            .ok_or_else(|| wrong("a dictionary ends within a value"))?;
     }
     Ok(())
 }

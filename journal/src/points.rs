@@ -144,26 +144,17 @@ impl Limit {
 /// Finds the moment asked for, or the newest before it that lies in no open snapshot window, among the chains of one volume. Epochs
 /// of several chains stand in the order of the times at which they begin: the newest that answers is taken.
 ///
-/// Reads the metadata columns of the epoch up to the moment, and compares every segment with what was sealed before anything of it is
-/// used.
+/// Reads the metadata columns of the epoch up to the moment.
 ///
 /// # Errors
 /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
 pub fn resolve<'a>(journals: &[&'a Journal], at: &At) -> Result<(&'a Journal, ResolvedPoint)> {
-    resolve_as(journals, at, Segment::check_hash)
-}
-
-fn resolve_as<'a>(
-    journals: &[&'a Journal],
-    at: &At,
-    check: fn(&Segment) -> Result<()>,
-) -> Result<(&'a Journal, ResolvedPoint)> {
     let mut epochs = epochs(journals);
     let (position, mut limit) = target(&epochs, at)?;
     epochs.truncate(position + 1);
     let mut incomplete = None;
     while let Some(Epoch { journal, number, .. }) = epochs.pop() {
-        if let Some(mut point) = journal.resolve_in(number, limit, check)? {
+        if let Some(mut point) = journal.resolve_in(number, limit)? {
             if let Some(epoch) = incomplete {
                 point.rounded = Some(format!(
                     "the base of epoch {epoch} was not complete at the moment asked for"
@@ -256,15 +247,10 @@ impl Journal {
     /// # Errors
     /// [`Error::NoSuchPoint`], [`Error::MediumNeeded`], [`Error::Integrity`].
     pub fn resolve(&self, at: &At) -> Result<ResolvedPoint> {
-        resolve_as(&[self], at, |_| Ok(())).map(|(_, point)| point)
+        resolve(&[self], at).map(|(_, point)| point)
     }
 
-    fn resolve_in(
-        &self,
-        epoch: u64,
-        limit: Limit,
-        check: fn(&Segment) -> Result<()>,
-    ) -> Result<Option<ResolvedPoint>> {
+    fn resolve_in(&self, epoch: u64, limit: Limit) -> Result<Option<ResolvedPoint>> {
         let of_epoch: Vec<&Segment> = self
             .segments()
             .filter(|segment| segment.manifest.epoch == epoch)
@@ -278,7 +264,6 @@ impl Journal {
             if limit.is_before(&segment.manifest) {
                 break;
             }
-            check(segment)?;
             for item in segment.records(Projection::Metadata)? {
                 let (row, record) = item?;
                 if limit.is_past(&record) {

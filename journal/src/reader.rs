@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, Point, VolumeInfo, segment_name};
 use crate::record::Record;
-use crate::segment::{Projection, SegmentReader};
+use crate::segment::{Data, DataReader, Projection, Sealed, SegmentReader};
 use crate::store::{ReadAt, Store};
 
 /// Where a record stands: segment index in the journal, and row in it. Ordered as the journal is.
@@ -67,7 +67,7 @@ impl Segment {
         )
     }
 
-    /// Compares the segment's bytes with what was sealed: they are read once, however often this is asked.
+    /// Compares all of the segment's bytes with what was sealed: they are read once, however often this is asked.
     ///
     /// # Errors
     /// [`Error::Integrity`], naming what the segment holds; [`Error::Io`].
@@ -91,12 +91,9 @@ impl Segment {
     }
 
     fn find_damage(&self) -> Result<Option<String>> {
-        let object = match self.store.open(&self.name()) {
-            Ok(object) => object,
-            Err(error) if is_no_object(&error) => {
-                return Ok(Some(self.damaged(NO_FILE)));
-            }
-            Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
+        let object = match self.open() {
+            Err(Error::Integrity(why)) => return Ok(Some(why)),
+            object => object?,
         };
         let (found, sealed) = (object.bytes(), self.manifest.bytes);
         if found != sealed {
@@ -109,20 +106,38 @@ impl Segment {
         Ok((!same).then(|| self.damaged("its content is not what was sealed (BLAKE3 differs)")))
     }
 
-    /// Reads its records. Does not compare its bytes with what was sealed: see [`Segment::check_hash`].
+    fn open(&self) -> Result<Box<dyn ReadAt>> {
+        self.store.open(&self.name()).map_err(|error| {
+            if is_no_object(&error) {
+                Error::Integrity(self.damaged(NO_FILE))
+            } else {
+                Error::io(format!("open {}", self.name()), error)
+            }
+        })
+    }
+
+    /// The object, of which nothing is given out that is not what was sealed: formats before 6 are compared as a whole for that.
+    fn open_sealed(&self) -> Result<Arc<dyn ReadAt>> {
+        if self.manifest.footer_blake3.is_none() {
+            self.check_hash()?;
+            return Ok(Arc::from(self.open()?));
+        }
+        match Sealed::new(self.open()?, &self.manifest) {
+            Some(sealed) => Ok(Arc::new(sealed)),
+            None => Err(Error::Integrity(
+                self.damaged("its manifest has no hashes of its parts"),
+            )),
+        }
+    }
+
+    /// Reads its records. What is read is compared with what was sealed before anything of it is given out; what the projection leaves out
+    /// is not touched.
     ///
     /// # Errors
     /// [`Error::Integrity`], [`Error::Io`]; the iterator too.
     pub fn records(&self, projection: Projection) -> Result<impl Iterator<Item = Result<(RowRef, Record)>>> {
         let index = self.manifest.index;
-        let object = match self.store.open(&self.name()) {
-            Ok(object) => object,
-            Err(error) if is_no_object(&error) => {
-                return Err(Error::Integrity(self.damaged(NO_FILE)));
-            }
-            Err(error) => return Err(Error::io(format!("open {}", self.name()), error)),
-        };
-        let reader = SegmentReader::new(Arc::from(object), &self.name(), projection)
+        let reader = SegmentReader::new(self.open_sealed()?, &self.name(), projection)
             .map_err(|error| self.located(error))?;
         Ok(reader.map(move |item| {
             item.map(|(row, record)| (RowRef { segment: index, row }, record))
@@ -130,10 +145,25 @@ impl Segment {
         }))
     }
 
-    /// An error of its content, with what that costs.
+    /// Reads the data of some rows, whose numbers rise. Only their row groups are touched, and compared with what was sealed.
+    ///
+    /// # Errors
+    /// As for [`Segment::records`]; also where a row is none, or holds no data.
+    pub fn data(&self, rows: Vec<u64>) -> Result<impl Iterator<Item = Result<(u64, Data)>>> {
+        let reader =
+            DataReader::new(self.open_sealed()?, &self.name(), rows).map_err(|error| self.located(error))?;
+        Ok(reader.map(|item| item.map_err(|error| self.located(error))))
+    }
+
+    /// An error of its content, with what that costs; it is remembered as damaged.
     fn located(&self, error: Error) -> Error {
         match error {
-            Error::Integrity(why) => Error::Integrity(self.damaged(why)),
+            Error::Integrity(why) => {
+                let why = self.damaged(why);
+                // What it costs is told of every segment that was found damaged.
+                let _verdict_of_the_whole = self.verdict.set(Some(why.clone()));
+                Error::Integrity(why)
+            }
             other => other,
         }
     }

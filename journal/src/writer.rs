@@ -421,6 +421,7 @@ impl Writer {
             bytes: summary.bytes,
             blake3: summary.blake3.clone(),
             row_groups: summary.row_groups,
+            footer_blake3: Some(summary.footer_blake3),
             previous: self.chain.previous.clone(),
             void_indexes,
             points,

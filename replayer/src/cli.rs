@@ -31,6 +31,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Rebuild the recorded tree in an empty directory, or on a blank disk.
     Restore(RestoreArgs),
+    /// Say what a restore would read, from which media in which order, and what it would make.
+    Plan(PlanArgs),
     /// Read every segment: hashes, chain, and that every row decodes.
     Verify(VerifyArgs),
     /// List the moments that can be restored by name, and the newest.
@@ -96,6 +98,26 @@ pub(crate) struct RestoreArgs {
     /// What `recorder status` last said to be on the medium: fail where the journal ends before.
     #[arg(long, value_name = "EPOCH:SEQ")]
     pub(crate) durable: Option<Durable>,
+}
+
+/// `replayer plan`.
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
+    /// Which volume, where the media hold several.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+    /// Plan although a hole before the point was never repaired: what cannot be trusted is listed.
+    #[arg(long)]
+    pub(crate) allow_holes: bool,
+    /// Million bytes a second that media are read with and the target written: for the estimate.
+    #[arg(long, value_name = "MB/S", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: u64,
 }
 
 /// Up to where a recorder said that a journal reaches.

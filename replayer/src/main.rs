@@ -8,6 +8,7 @@ mod dump;
 mod exit;
 mod media;
 mod output;
+mod plan;
 mod points;
 mod progress;
 mod restore;
@@ -48,6 +49,7 @@ fn run(cli: &Cli) -> Exit {
 fn command(command: &Command, format: Format) -> Result<Exit> {
     match command {
         Command::Restore(args) => restore::run(args, format),
+        Command::Plan(args) => plan::run(args, format),
         Command::Verify(args) => verify::run(args, format),
         Command::Points(args) => points::run(args, format),
         Command::Dump(args) => dump::run(args, format),

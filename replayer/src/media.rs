@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
-use journal::record::{Attributes, InodeKey, Op, Record};
+use journal::record::{Attributes, InodeKey, Record};
 use journal::store::{DirStore, Store};
-use journal::{At, Journal, Problem, Projection, Reader, ResolvedPoint, VolumeInfo};
+use journal::{At, Data, Journal, Problem, Projection, Reader, ResolvedPoint, Segment, Span, VolumeInfo};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
@@ -26,6 +28,14 @@ use crate::restore::problems::Problems;
 
 /// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
 const ACL_SHADOWS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
+
+/// Bytes of data that are read at once.
+const LOT_BYTES: usize = 8 << 20;
+/// Lots that are read and wait to be written; one more is being read, and one written.
+const LOTS_AHEAD: usize = 1;
+
+/// Rows with their data.
+type Lot = Vec<(RowRef, Data)>;
 
 /// A recorded volume.
 pub(crate) type Volume = VolumeInfo;
@@ -178,7 +188,7 @@ impl Media {
 }
 
 impl Point<'_> {
-    /// Folds the metadata up to the moment into a plan. Every segment's hash is checked before anything of it is used.
+    /// Folds the metadata up to the moment into a plan.
     pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
         self.check_holes(allow_holes, problems)?;
         let mut state = State::new();
@@ -242,79 +252,98 @@ impl Point<'_> {
         Ok(())
     }
 
-    /// Reads the records up to the moment, in order. Every segment's hash is checked before anything of it is used.
-    pub(crate) fn each(
-        &self,
-        projection: Projection,
-        mut take: impl FnMut(journal::RowRef, &Record) -> Result<()>,
-    ) -> Result<()> {
-        let spans = self
-            .resolved
-            .spans()
-            .into_iter()
+    /// The segments that lead to the moment, in order.
+    pub(crate) fn spans(&self) -> Result<Vec<(Span, Vec<&Segment>)>> {
+        let spans = self.resolved.spans().into_iter();
+        spans
             .map(|span| {
                 let segments = self
                     .journal
                     .segments_between(span.first_segment, span.last_segment)?;
                 Ok((span, segments))
             })
-            .collect::<Result<Vec<_>>>()?;
+            .collect()
+    }
+
+    /// Reads the records up to the moment, in order. What is read is compared with what was sealed before anything of it is used.
+    pub(crate) fn each(
+        &self,
+        projection: Projection,
+        mut take: impl FnMut(journal::RowRef, &Record) -> Result<()>,
+    ) -> Result<()> {
+        let spans = self.spans()?;
+        let cost = |segment: &Segment| match projection {
+            Projection::Metadata => segment.manifest.metadata_bytes(),
+            Projection::All => segment.manifest.bytes,
+        };
         let total = spans
             .iter()
             .flat_map(|(_, segments)| segments)
-            .map(|segment| segment.manifest.bytes)
+            .map(|segment| cost(segment))
             .sum();
         let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
         for (span, segments) in spans {
             for segment in segments {
-                segment.check_hash()?;
                 for item in segment.records(projection)? {
                     let (row, record) = item?;
                     if record.seq >= span.base_seq && record.seq <= span.seq {
                         take(row, &record)?;
                     }
                 }
-                progress.add(segment.manifest.bytes);
+                progress.add(cost(segment));
             }
         }
         Ok(())
     }
 
-    /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data.
+    /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data. Row groups without any are not
+    /// read. The next rows are read and unpacked while these are written.
     pub(crate) fn read_rows(
         &self,
         plan: &Plan,
         write: &mut dyn FnMut(RowRef, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let journal = self.journal;
-        let mut pieces = plan.pieces.iter().peekable();
-        while let Some(index) = pieces.peek().map(|piece| piece.row.segment) {
-            let segment = journal.segment(u64::from(index))?;
-            for item in segment.records(Projection::All)? {
-                let (row, record) = item?;
-                let row = row_ref(row)?;
-                if pieces.peek().is_none_or(|piece| piece.row != row) {
-                    continue;
-                }
-                let Op::Write { data, .. } = &record.op else {
-                    bail!(integrity(format!(
-                        "row {} of segment {} holds no data",
-                        row.row, row.segment
-                    )));
-                };
-                write(row, data)?;
-                while pieces.next_if(|piece| piece.row == row).is_some() {}
-                if pieces.peek().is_none_or(|piece| piece.row.segment != index) {
-                    break;
+        let (sender, receiver) = sync_channel(LOTS_AHEAD);
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || self.send_rows(plan, &sender));
+            for lot in receiver {
+                for (row, data) in lot {
+                    write(row, &data)?;
                 }
             }
-            if pieces.peek().is_some_and(|piece| piece.row.segment == index) {
-                bail!(integrity(format!(
-                    "segment {index} ends before the rows that it held"
-                )));
+            reading
+                .join()
+                .map_err(|_| anyhow!("reading the journal panicked"))?
+        })?;
+        info!("all data read");
+        Ok(())
+    }
+
+    fn send_rows(&self, plan: &Plan, lots: &SyncSender<Lot>) -> Result<()> {
+        for pieces in plan.pieces.chunk_by(|a, b| a.row.segment == b.row.segment) {
+            let Some(segment) = pieces.first().map(|piece| piece.row.segment) else {
+                continue;
+            };
+            let mut rows: Vec<u64> = pieces.iter().map(|piece| u64::from(piece.row.row)).collect();
+            rows.dedup();
+            let (mut lot, mut bytes) = (Lot::new(), 0);
+            for item in self.journal.segment(u64::from(segment))?.data(rows)? {
+                let (row, data) = item?;
+                let row = u32::try_from(row).context("too many rows in a segment")?;
+                bytes += data.len();
+                lot.push((RowRef { segment, row }, data));
+                if bytes >= LOT_BYTES {
+                    bytes = 0;
+                    if lots.send(std::mem::take(&mut lot)).is_err() {
+                        // Whoever writes has failed, and says why.
+                        return Ok(());
+                    }
+                }
+            }
+            if lots.send(lot).is_err() {
+                return Ok(());
             }
         }
-        info!("all data read");
         Ok(())
     }
 }

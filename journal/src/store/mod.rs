@@ -12,6 +12,8 @@ pub use dir::DirStore;
 
 use std::io;
 
+use bytes::Bytes;
+
 /// Longest object name in bytes.
 const OBJECT_NAME_BYTES_MAX: usize = 200;
 
@@ -92,6 +94,27 @@ pub trait ReadAt: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` beyond the end, or what the system says.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Some bytes from `offset`; without a copy where they are in memory.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_exact_at`].
+    fn read_bytes(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        let is_within = offset
+            .checked_add(length as u64)
+            .is_some_and(|end| end <= self.bytes());
+        if !is_within {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut buffer = vec![0; length];
+        self.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    }
+
+    /// How many bytes from `offset` on may be asked for at once.
+    fn run(&self, offset: u64) -> u64 {
+        self.bytes().saturating_sub(offset)
+    }
 }
 
 /// BLAKE3 of a sealed object, hexadecimal.

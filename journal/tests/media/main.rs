@@ -436,11 +436,18 @@ fn row_groups_are_bounded_and_hashed() {
         assert_eq!(group.offset, at);
         at += group.bytes;
         let range = usize::try_from(group.offset).unwrap()..usize::try_from(at).unwrap();
-        assert_eq!(group.blake3, blake3::hash(&bytes[range]).to_hex().as_str());
+        let parts = group.parts.as_ref().unwrap();
+        let (metadata, data) = bytes[range].split_at(usize::try_from(parts.metadata_bytes).unwrap());
+        assert_eq!(parts.metadata_blake3, blake3::hash(metadata).to_hex().as_str());
+        assert_eq!(parts.data_blake3, blake3::hash(data).to_hex().as_str());
+        assert!(metadata.len() < 1 << 16, "the data is not in it");
         assert!(
             group.bytes > group.rows * (1 << 20),
             "its own data is in its range"
         );
     }
-    assert!(sealed.bytes - at < 1 << 20, "only the footer follows");
+    let footer = &bytes[usize::try_from(at).unwrap()..];
+    assert!(footer.len() < 1 << 20, "only the footer follows");
+    let sealed = segment.manifest.footer_blake3.as_deref();
+    assert_eq!(sealed, Some(blake3::hash(footer).to_hex().as_str()));
 }

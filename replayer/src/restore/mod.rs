@@ -160,7 +160,7 @@ fn stepwise(
         inodes,
         bytes,
         problems,
-    } = work().map_err(explain_full)?;
+    } = work().map_err(say_incomplete)?;
     drop(target);
     if let Some(mount) = mount {
         mount.unmount()?;
@@ -268,7 +268,7 @@ fn execute(
         let mut progress = Progress::start("setting attributes", Unit::Count, plan.nodes.len() as u64);
         materialiser.finish(|| progress.add(1))
     };
-    work().map_err(explain_full)
+    work().map_err(say_incomplete)
 }
 
 /// Writes all pieces of one row. `next` is the first piece not yet written.
@@ -302,8 +302,8 @@ fn write_row(
     Ok(())
 }
 
-/// A full target is said as such, by the kind of the error and not by its text.
-fn explain_full(error: anyhow::Error) -> anyhow::Error {
+/// What failed after the first write leaves a part of the tree. A full target is said as such, by the kind of the error and not by its text.
+fn say_incomplete(error: anyhow::Error) -> anyhow::Error {
     let full = error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()
@@ -315,6 +315,6 @@ fn explain_full(error: anyhow::Error) -> anyhow::Error {
     if full {
         error.context("the target is full, the tree there is not complete: take a larger one")
     } else {
-        error
+        error.context("the tree in the target is not complete: empty it before another try")
     }
 }

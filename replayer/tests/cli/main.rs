@@ -97,6 +97,33 @@ fn commands_that_only_read() {
     assert_eq!(lines[2]["data"], "6f6e652c206c6f6e67");
 }
 
+/// What a plan says is what a restore then makes; data that nothing is left of is not read, and its rot costs nothing but what `verify` says.
+#[test]
+fn a_plan_reads_no_data() {
+    let bench = Bench::new(&story());
+    let planned = json(&bench.run(&["plan", "--medium", "medium", "--json"]));
+    let restored = json(&bench.restore(&[]));
+    for what in ["entries", "inodes", "bytes", "complete"] {
+        assert_eq!(planned[what], restored[what], "{what}");
+    }
+    assert_eq!(planned["point"]["seq"], 13);
+    let number = |value: &Value| value.as_u64().expect("a number");
+    let media = planned["media"].as_array().expect("a list");
+    let all: u64 = media.iter().map(|medium| number(&medium["bytes"])).sum();
+    assert_eq!(
+        number(&planned["read_bytes"]) + number(&planned["not_read_bytes"]),
+        all
+    );
+    assert!(number(&media[0]["data_bytes"]) > 0);
+
+    let output = bench.run(&["plan", "--medium", "medium", "--at", "seq:4", "--rate", "1"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("0 (0 B) of data in 0 pieces"), "{text}");
+    let output = bench.run(&["plan", "--medium", "medium", "--rate", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
 #[test]
 fn a_wrong_command_line() {
     let bench = Bench::new(&story());
