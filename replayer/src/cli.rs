@@ -1,5 +1,6 @@
 //! The command line: what can be asked. Owns no behaviour.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -37,6 +38,16 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// List the moments that can be restored by name, and the newest.
     Points(PointsArgs),
+    /// List a directory, or a file, as it was at a moment.
+    Ls(LsArgs),
+    /// Find names in the tree as it was at a moment.
+    Find(FindArgs),
+    /// Write the content that a file had at a moment to stdout.
+    Cat(CatArgs),
+    /// Tell what happened to a path: what it named, every change of that, and who made it.
+    History(HistoryArgs),
+    /// Compare the trees of two moments.
+    Diff(DiffArgs),
     /// Print the rows of the journal.
     Dump(DumpArgs),
 }
@@ -44,8 +55,8 @@ pub(crate) enum Command {
 /// Where the journal lies.
 #[derive(Args, Debug)]
 pub(crate) struct MediaArgs {
-    /// Directories where media are mounted; order does not matter.
-    #[arg(long = "medium", value_name = "DIR", required = true, num_args = 1..)]
+    /// Directory where a medium is mounted; given once for each, in any order.
+    #[arg(long = "medium", value_name = "DIR", required = true)]
     pub(crate) media: Vec<PathBuf>,
 }
 
@@ -173,4 +184,116 @@ pub(crate) struct DumpArgs {
     /// Only this volume.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,
+}
+
+/// A moment of a volume, to look into.
+#[derive(Args, Debug)]
+pub(crate) struct PastArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Which volume, where the media hold several.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+    /// Look although a hole before the moment was never repaired: what cannot be trusted is listed, exit with 3.
+    #[arg(long)]
+    pub(crate) allow_holes: bool,
+}
+
+/// `replayer ls`.
+#[derive(Args, Debug)]
+pub(crate) struct LsArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
+    /// Directories below it too.
+    #[arg(long, short = 'R')]
+    pub(crate) recursive: bool,
+    /// Path from the root of the volume; symbolic links are not followed.
+    #[arg(default_value = "/")]
+    pub(crate) path: OsString,
+}
+
+/// `replayer find`.
+#[derive(Args, Debug)]
+pub(crate) struct FindArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
+    /// Only names that match this pattern of the shell: `*.conf`.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) name: Option<String>,
+    /// Only this type: f, d, l, p, s, c or b.
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) file_type: Option<FileType>,
+    /// Path from the root of the volume; symbolic links are not followed.
+    #[arg(default_value = "/")]
+    pub(crate) path: OsString,
+}
+
+/// A type of file, by the letter that `find` has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FileType {
+    /// Regular file.
+    F,
+    /// Directory.
+    D,
+    /// Symbolic link.
+    L,
+    /// Named pipe.
+    P,
+    /// Socket.
+    S,
+    /// Character device.
+    C,
+    /// Block device.
+    B,
+}
+
+/// `replayer cat`.
+#[derive(Args, Debug)]
+pub(crate) struct CatArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
+    /// Path of a regular file from the root of the volume; symbolic links are not followed.
+    pub(crate) path: OsString,
+}
+
+/// `replayer history`.
+#[derive(Args, Debug)]
+pub(crate) struct HistoryArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Which volume, where the media hold several.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+    /// One JSON object a line.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) json_lines: bool,
+    /// Path from the root of the volume; symbolic links are not followed.
+    pub(crate) path: OsString,
+}
+
+/// `replayer diff`.
+#[derive(Args, Debug)]
+pub(crate) struct DiffArgs {
+    /// Where to look.
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+    /// The one moment: latest, seq:N, mark:NAME, or a time.
+    pub(crate) from: String,
+    /// The other moment.
+    #[arg(default_value = "latest")]
+    pub(crate) to: String,
 }

@@ -8,6 +8,7 @@ mod dump;
 mod exit;
 mod media;
 mod output;
+mod past;
 mod plan;
 mod points;
 mod progress;
@@ -52,6 +53,11 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::Plan(args) => plan::run(args, format),
         Command::Verify(args) => verify::run(args, format),
         Command::Points(args) => points::run(args, format),
+        Command::Ls(args) => past::ls(args, format),
+        Command::Find(args) => past::find(args, format),
+        Command::Cat(args) => past::cat(args, format),
+        Command::History(args) => past::history(args, format),
+        Command::Diff(args) => past::diff(args, format),
         Command::Dump(args) => dump::run(args, format),
     }
 }

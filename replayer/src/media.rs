@@ -23,7 +23,7 @@ use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
 use crate::progress::{Progress, Unit};
 use crate::restore::build::{Builder, Built, RawInode};
-use crate::restore::plan::{Kind, Piece, Plan, RowRef};
+use crate::restore::plan::{Kind, NodeIndex, Piece, Plan, RowRef};
 use crate::restore::problems::Problems;
 
 /// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
@@ -90,6 +90,8 @@ impl Point<'_> {
 pub(crate) struct Folded {
     /// What is to be made.
     pub(crate) plan: Plan,
+    /// Which inode of the journal is which node.
+    pub(crate) index: HashMap<InodeKey, NodeIndex>,
 }
 
 impl Media {
@@ -228,7 +230,7 @@ impl Point<'_> {
             .into_iter()
             .for_each(|what| problems.note(format!("left out: {what}")));
         plan.pieces.sort_unstable();
-        Ok(Folded { plan })
+        Ok(Folded { plan, index })
     }
 
     /// Refuses a hole that is open at the moment, or notes it.
@@ -296,6 +298,20 @@ impl Point<'_> {
         Ok(())
     }
 
+    /// Whether rows of both are the same rows.
+    pub(crate) fn is_of_the_journal_of(&self, other: &Self) -> bool {
+        std::ptr::eq(self.journal, other.journal)
+    }
+
+    /// Reads the data of some rows of a segment, whose numbers rise.
+    pub(crate) fn data(
+        &self,
+        segment: u32,
+        rows: Vec<u64>,
+    ) -> Result<impl Iterator<Item = journal::Result<(u64, Data)>>> {
+        Ok(self.journal.segment(u64::from(segment))?.data(rows)?)
+    }
+
     /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data. Row groups without any are not
     /// read. The next rows are read and unpacked while these are written.
     pub(crate) fn read_rows(
@@ -327,7 +343,7 @@ impl Point<'_> {
             let mut rows: Vec<u64> = pieces.iter().map(|piece| u64::from(piece.row.row)).collect();
             rows.dedup();
             let (mut lot, mut bytes) = (Lot::new(), 0);
-            for item in self.journal.segment(u64::from(segment))?.data(rows)? {
+            for item in self.data(segment, rows)? {
                 let (row, data) = item?;
                 let row = u32::try_from(row).context("too many rows in a segment")?;
                 bytes += data.len();
@@ -364,7 +380,7 @@ pub(crate) fn parse_at(text: Option<&str>) -> Result<At> {
 }
 
 /// Refuses a chain that was altered. Segments that are only missing are said, and matter where they are needed.
-fn check_chain(journal: &Journal) -> Result<()> {
+pub(crate) fn check_chain(journal: &Journal) -> Result<()> {
     let (missing, altered): (Vec<&Problem>, Vec<&Problem>) =
         journal.problems().iter().partition(|problem| problem.is_missing);
     for problem in missing {

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &PlanArgs, format: Format) -> Result<Exit> {
             point.text()
         );
         let mut problems = Problems::default();
-        let Folded { plan } = point.fold(args.allow_holes, &mut problems)?;
+        let Folded { plan, .. } = point.fold(args.allow_holes, &mut problems)?;
         Outline::new(&volume.uuid, &point, &plan, problems, args.rate)
     };
     let outline = work().map_err(|error| crate::damage::explain(error, journals))?;

@@ -95,7 +95,7 @@ fn folded(
     place: Place,
     mut problems: Problems,
 ) -> Result<(Counts, Problems)> {
-    let Folded { plan } = point.fold(args.allow_holes, &mut problems)?;
+    let Folded { plan, .. } = point.fold(args.allow_holes, &mut problems)?;
     info!(
         "to make: {} names of {} inodes, {} of data from {} pieces",
         plan.entries(),

@@ -71,6 +71,17 @@ pub(crate) fn create(seq: u64, ino: u64, mode: u32, parent: u64, name: &[u8]) ->
     record(seq, key(ino), attributes(mode), op)
 }
 
+pub(crate) fn rename(seq: u64, ino: u64, from: (u64, &[u8]), to: (u64, &[u8])) -> Record {
+    let op = Op::Rename {
+        from: entry(from.0, from.1),
+        from_dir: dir(),
+        to: entry(to.0, to.1),
+        to_dir: dir(),
+        victim: None,
+    };
+    record(seq, key(ino), Attributes::default(), op)
+}
+
 pub(crate) fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
     let op = Op::Write {
         offset,
@@ -161,7 +172,7 @@ impl Bench {
             .join(format!("{index:010}.{suffix}"))
     }
 
-    pub(crate) fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[impl AsRef<std::ffi::OsStr>]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_replayer"))
             .current_dir(self.directory.path())
             .args(args)

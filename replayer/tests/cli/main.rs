@@ -2,6 +2,7 @@
 
 mod bench;
 mod hostile;
+mod past;
 mod stepwise;
 
 use journal::record::{Attributes, InodeKey, Op, Record};
@@ -388,7 +389,9 @@ fn two_media_of_one_volume_are_read_together() {
     later.extend([create(5, 9, FILE, 1, b"only there"), mark(6, "third")]);
     bench.add_medium("second", HOUR_NS, &[later]);
     let restore = |to: &str, more: &[&str]| {
-        let media = ["restore", "--json", "--medium", "second", "medium", "--to", to];
+        let media = [
+            "restore", "--json", "--medium", "second", "--medium", "medium", "--to", to,
+        ];
         std::fs::create_dir_all(bench.path(to)).expect("make");
         let output = bench.run(&[&media, more].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -403,7 +406,7 @@ fn two_media_of_one_volume_are_read_together() {
     assert!(restore("then", &["--at", "mark:second"]).ends_with("medium"));
     assert_eq!(std::fs::read(file(&bench.path("then"))).expect("content"), b"TWO");
 
-    let points = bench.run(&["points", "--medium", "medium", "second"]);
+    let points = bench.run(&["points", "--medium", "medium", "--medium", "second"]);
     let text = String::from_utf8_lossy(&points.stdout).into_owned();
     let media: Vec<&str> = text
         .lines()
@@ -411,6 +414,6 @@ fn two_media_of_one_volume_are_read_together() {
         .filter_map(|line| line.rsplit(['/', ' ']).next())
         .collect();
     assert_eq!(media, ["medium", "second"], "{text}");
-    let verified = bench.run(&["verify", "--medium", "medium", "second"]);
+    let verified = bench.run(&["verify", "--medium", "medium", "--medium", "second"]);
     assert_eq!(verified.status.code(), Some(0));
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use journal::record::{Attributes, Op, Record, SnapshotScope};
 
-use crate::bench::{Bench, DIR, FILE, base, create, dir, entry, key, mark, record, story, write};
+use crate::bench::{Bench, DIR, FILE, base, create, dir, entry, key, mark, record, rename, story, write};
 
 /// Paths with what matters of them.
 fn tree(root: &Path) -> BTreeMap<String, String> {
@@ -73,17 +73,6 @@ fn end(seq: u64, ino: u64, begin_seq: u64) -> Record {
         Attributes::default(),
         Op::SnapshotEnd { begin_seq },
     )
-}
-
-fn rename(seq: u64, ino: u64, from: (u64, &[u8]), to: (u64, &[u8])) -> Record {
-    let op = Op::Rename {
-        from: entry(from.0, from.1),
-        from_dir: dir(),
-        to: entry(to.0, to.1),
-        to_dir: dir(),
-        victim: None,
-    };
-    record(seq, key(ino), Attributes::default(), op)
 }
 
 #[test]
