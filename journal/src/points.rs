@@ -264,7 +264,7 @@ impl Journal {
             if limit.is_before(&segment.manifest) {
                 break;
             }
-            for item in segment.records(Projection::Metadata)? {
+            for item in segment.records(Projection::State)? {
                 let (row, record) = item?;
                 if limit.is_past(&record) {
                     break 'segments;

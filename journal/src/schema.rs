@@ -12,6 +12,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 /// The name of the only large column: it is last, and left out when planning.
 pub(crate) const DATA: &str = "data";
+/// The columns that say who made a change.
+pub(crate) const ACTOR: [&str; 6] = ["pid", "tgid", "actor_uid", "actor_gid", "cgroup", "comm"];
 
 /// Value type, array, builder and Arrow type of each kind of column.
 macro_rules! kind {
@@ -43,10 +45,24 @@ macro_rules! kind {
 
 macro_rules! columns {
     ($($name:ident: $kind:ident,)*) => {
-        /// One record, flat; `None` is NULL.
+        /// One record to be written, flat; `None` is NULL.
         #[derive(Clone, Copy, Debug, Default, PartialEq)]
         pub(crate) struct Row<'a> {
             $(pub(crate) $name: Option<kind!(value $kind)>,)*
+        }
+
+        /// One record that is read: of its many columns only those that are asked for are looked at. `None` is NULL.
+        #[derive(Clone, Copy)]
+        pub(crate) struct RowView<'a> {
+            columns: &'a Columns,
+            index: usize,
+        }
+
+        impl<'a> RowView<'a> {
+            $(pub(crate) fn $name(self) -> Option<kind!(value $kind)> {
+                let array = self.columns.$name.as_ref()?;
+                array.is_valid(self.index).then(|| array.value(self.index))
+            })*
         }
 
         /// Arrays under construction, one per column.
@@ -83,6 +99,8 @@ macro_rules! columns {
                     rows: batch.num_rows(),
                     $($name: match batch.column_by_name(stringify!($name)) {
                         None => None,
+                        // Most columns have nothing to say of most rows.
+                        Some(array) if array.null_count() == array.len() && array.data_type() == &kind!(data_type $kind) => None,
                         Some(array) => Some(
                             array
                                 .as_any()
@@ -100,10 +118,8 @@ macro_rules! columns {
             }
 
             /// Row `index`, which must be below [`Columns::rows`].
-            pub(crate) fn row(&self, index: usize) -> Row<'_> {
-                Row {
-                    $($name: self.$name.as_ref().filter(|array| array.is_valid(index)).map(|array| array.value(index)),)*
-                }
+            pub(crate) fn row(&self, index: usize) -> RowView<'_> {
+                RowView { columns: self, index }
             }
         }
 

@@ -134,7 +134,7 @@ impl Known {
             _ => span.first_segment,
         };
         for segment in journal.segments_between(first_segment, span.last_segment)? {
-            for item in segment.records(Projection::Metadata)? {
+            for item in segment.records(Projection::State)? {
                 let (row, record) = item?;
                 if record.seq >= span.base_seq && record.seq <= span.seq {
                     self.state.apply(row, &record);
@@ -157,7 +157,7 @@ impl Known {
             .segments()
             .filter(|segment| segment.manifest.epoch > epoch)
         {
-            for item in segment.records(Projection::Metadata)? {
+            for item in segment.records(Projection::State)? {
                 self.doubt.see_unsealed(&item?.1)?;
             }
         }

@@ -195,7 +195,7 @@ impl Point<'_> {
         self.check_holes(allow_holes, problems)?;
         let mut state = State::new();
         let mut cloned = Cloned::default();
-        self.each(Projection::Metadata, |row, record| {
+        self.each(Projection::State, |row, record| {
             cloned.check(&state, record)?;
             state.apply(row, record);
             Ok(())
@@ -275,7 +275,7 @@ impl Point<'_> {
     ) -> Result<()> {
         let spans = self.spans()?;
         let cost = |segment: &Segment| match projection {
-            Projection::Metadata => segment.manifest.metadata_bytes(),
+            Projection::State | Projection::Metadata => segment.manifest.metadata_bytes(),
             Projection::All => segment.manifest.bytes,
         };
         let total = spans

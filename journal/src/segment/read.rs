@@ -31,10 +31,22 @@ const PAGE_HEADER_BYTES: usize = 256;
 /// Which columns are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Projection {
+    /// What became of the volume, and not by whom: neither data nor actors, who read as nobody.
+    State,
     /// All but the data: `Op::Write` then has its length and no bytes.
     Metadata,
     /// Everything.
     All,
+}
+
+impl Projection {
+    fn has(self, column: &str) -> bool {
+        match self {
+            Self::State => column != schema::DATA && !schema::ACTOR.contains(&column),
+            Self::Metadata => column != schema::DATA,
+            Self::All => true,
+        }
+    }
 }
 
 /// An object as Parquet's reader wants it.
@@ -240,10 +252,7 @@ impl SegmentReader {
         if self.next_group < self.segment.row_groups() {
             let known = schema::schema();
             let projection = self.projection;
-            let is_read = |column: &str| {
-                known.field_with_name(column).is_ok()
-                    && (projection == Projection::All || column != schema::DATA)
-            };
+            let is_read = |column: &str| known.field_with_name(column).is_ok() && projection.has(column);
             self.batches = Some(self.segment.read(self.next_group, is_read, None)?);
             self.next_group += 1;
         }
@@ -279,7 +288,7 @@ impl SegmentReader {
                 },
             }
         };
-        let record = from_row(&columns.row(self.next), self.projection == Projection::All)
+        let record = from_row(columns.row(self.next), self.projection == Projection::All)
             .map_err(|why| self.broken(why))?;
         if self.last_seq.is_some_and(|last| record.seq <= last) {
             return Err(self.broken(format!(

@@ -134,7 +134,7 @@ fn stepwise(
 ) -> Result<(Counts, Problems)> {
     point.check_holes(args.allow_holes, &mut problems)?;
     let (mut living, mut inodes, mut projects) = (HashSet::new(), 0, false);
-    point.each(Projection::Metadata, |_, record| {
+    point.each(Projection::State, |_, record| {
         match record.op {
             Op::Evict => _ = living.remove(&record.inode),
             _ => _ = living.insert(record.inode),
