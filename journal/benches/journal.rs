@@ -8,7 +8,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use journal::fold::State;
 use journal::record::{Actor, Attributes, DirTimes, Entry, InodeKey, Op, Record, Time};
 use journal::store::memory::MemoryStore;
@@ -179,5 +179,8 @@ fn fold(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, fold);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    fold(&mut criterion);
+    criterion.final_summary();
+}

@@ -58,6 +58,7 @@ macro_rules! columns {
             index: usize,
         }
 
+        #[expect(clippy::wrong_self_convention, reason = "one of the columns is called from_snapshot")]
         impl<'a> RowView<'a> {
             $(pub(crate) fn $name(self) -> Option<kind!(value $kind)> {
                 let array = self.columns.$name.as_ref()?;
