@@ -18,8 +18,8 @@ use crate::vm::power;
 use crate::vm::roundtrip::FileSystem;
 use crate::vm::unplug;
 use crate::{
-    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, reliability, soak, tidy,
-    toolchain,
+    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, queries, reliability, soak,
+    tidy, toolchain,
 };
 
 /// Which checks to run.
@@ -158,6 +158,7 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     });
     tally.check("lints of the eBPF programs", build::clippy_ebpf);
     tally.count("unit and property tests", unit_tests);
+    tally.check("queries of docs/queries.md", || queries::pass(false));
     if !quick {
         tally.check("deploy to a machine with systemd", deploy_trial::pass);
         for scenario in &check_machines::CI {

@@ -13,6 +13,7 @@ mod deploy;
 mod deploy_trial;
 mod fuzz;
 mod matrix;
+mod queries;
 mod reliability;
 mod setup;
 mod soak;
@@ -46,6 +47,8 @@ enum Command {
     Test(check::TestArgs),
     /// Check the rules of the design: who may know whom, and how files look
     Tidy,
+    /// Ask a recorded journal what docs/queries.md asks, with DuckDB, pyarrow and DataFusion
+    Queries(queries::QueriesArgs),
     /// Record a live file system in a VM, destroy it, rebuild it in another VM, compare
     Demo(demo::DemoArgs),
     /// Run workloads in virtual machines with Debian's own kernels
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(args),
         Command::Test(args) => check::run(args),
         Command::Tidy => tidy::run(),
+        Command::Queries(args) => queries::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Vm(args) => vm::run(args),
         Command::Deploy(args) => deploy::run(args),
