@@ -80,7 +80,7 @@ pub(super) fn entry(name: &[u8], node: &Node) -> Value {
     })
 }
 
-/// Names of a file; a directory is in its parent and in itself and its own directories, as few file systems still count: it has one.
+/// Names that lead to it. A directory has one: whether a file system counts `.` and `..` too is its own affair.
 fn links(node: &Node) -> usize {
     node.links.len().max(1)
 }
