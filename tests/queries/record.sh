@@ -86,7 +86,6 @@ chmod 4755 /srv/opt/helper && chown $bert /srv/opt/asm-generic/errno.h && chmod 
 as $shop shop mkdir -m 777 /srv/shop/upload
 as $bert bert mv /srv/team/photos /srv/team/pictures
 as $bert bert rm /srv/team/accounts.csv
-rm -r /srv/opt/asm-generic/bitops
 as $ada ada truncate -s 100 /srv/home/ada/report.txt
 expect 0 "mark after-cleanup" recorder mark after-cleanup
 
