@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Result};
+use crate::pages::ROW_GROUP_BYTES_MAX;
 use crate::record::{Continued, InodeKey};
+use crate::segment::FOOTER_BYTES_MAX;
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
 pub const FORMAT_VERSION: u32 = 6;
@@ -12,8 +14,6 @@ pub const FORMAT_VERSION: u32 = 6;
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// From this version on the parts of a row group have hashes of their own.
 const PARTS_SINCE_FORMAT: u32 = 6;
-/// Bytes of a part: many times what any of ours has, so that none is believed that memory cannot hold.
-const PART_BYTES_MAX: u64 = 256 << 20;
 /// Largest manifest that is read, in bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -245,7 +245,8 @@ impl Manifest {
         bytes
     }
 
-    /// Whether the row groups follow each other, each with its parts, and leave room for a footer: by them the segment is read.
+    /// Whether the row groups follow each other, each with its parts, and leave room for a footer. By them the
+    /// segment is read, each part as a whole: none is believed that is larger than what may be unpacked.
     fn check_parts(&self) -> std::result::Result<(), &'static str> {
         let has_parts = self.format >= PARTS_SINCE_FORMAT;
         if self.footer_blake3.is_some() != has_parts {
@@ -257,7 +258,10 @@ impl Manifest {
                 return Err("hashes are not as the format says");
             }
             let Some(parts) = &group.parts else { continue };
-            if group.offset != at || group.bytes > PART_BYTES_MAX || parts.metadata_bytes > group.bytes {
+            if group.bytes > ROW_GROUP_BYTES_MAX {
+                return Err("one is larger than any of ours");
+            }
+            if group.offset != at || parts.metadata_bytes > group.bytes {
                 return Err("they do not follow each other");
             }
             at += group.bytes;
@@ -267,7 +271,8 @@ impl Manifest {
             return Ok(());
         }
         match self.bytes.checked_sub(at) {
-            Some(footer) if footer <= PART_BYTES_MAX && rows == self.records => Ok(()),
+            Some(footer) if footer > FOOTER_BYTES_MAX => Err("what follows them is larger than any of ours"),
+            Some(_) if rows == self.records => Ok(()),
             _ => Err("they are not the segment's"),
         }
     }

@@ -11,7 +11,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use crate::store::ReadAt;
 
 /// Bytes that a row group may have when it is unpacked; ours end soon after 16 MiB of data and names.
-const ROW_GROUP_BYTES_MAX: u64 = 128 << 20;
+pub(crate) const ROW_GROUP_BYTES_MAX: u64 = 128 << 20;
 /// Rows that a row group may have: twice what ours have.
 const ROW_GROUP_ROWS_MAX: i64 = 256 << 10;
 /// Bytes of a dictionary; ours are given up at 1 MiB, once the last value is in.

@@ -153,6 +153,42 @@ fn damage_shows_where_it_is_read_and_nowhere_else() {
     refused(metadata(&store), "were sealed");
 }
 
+/// A manifest that somebody made to be believed: of a footer and a row group that memory should be found for.
+#[test]
+fn parts_that_no_memory_should_be_found_for_are_refused() {
+    let store = medium();
+    let name = format!("{UUID}/0000000001.manifest.json");
+    let sound = String::from_utf8(store.get(&name).unwrap()).unwrap();
+    let bytes = |text: &str| -> u64 {
+        let from = text.find("\"bytes\": ").unwrap() + 9;
+        let digits: String = text[from..].chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    let of_group = sound.find("\"row_groups\"").unwrap();
+    let (segment, group) = (bytes(&sound), bytes(&sound[of_group..]));
+    for (from, to, is_refused) in [
+        (segment, segment + (1 << 20), false),
+        (segment, segment + (16 << 20), true),
+        (group, group + (128 << 20), true),
+    ] {
+        let field = |bytes: u64| format!("\"bytes\": {bytes},");
+        let text = sound.replace(&field(from), &field(to));
+        let end = text.find("\"check\": \"").unwrap() + 10;
+        let head = &text[..end];
+        let sealed = format!("{head}{}\"\n}}\n", blake3::hash(head.as_bytes()).to_hex());
+        store.tamper(&name, Some(sealed.into_bytes()));
+        let opened = Reader::open(vec![Arc::new(store.clone())]);
+        let error = opened.err().map(|error| error.to_string());
+        assert_eq!(
+            error
+                .as_ref()
+                .is_some_and(|why| why.contains("larger than any of ours")),
+            is_refused,
+            "{from} to {to}: {error:?}"
+        );
+    }
+}
+
 #[test]
 fn a_manifest_tells_what_reading_costs() {
     let store = medium();

@@ -12,5 +12,5 @@ pub(crate) use read::SegmentReader;
 pub(crate) use sealed::Sealed;
 pub(crate) use write::SegmentWriter;
 
-/// Bytes of a footer; ours take some 10 KiB for each row group.
-const FOOTER_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a footer, all that follows the row groups; ours take some 20 KiB for each of these.
+pub(crate) const FOOTER_BYTES_MAX: u64 = 16 << 20;
