@@ -91,7 +91,7 @@ pub(crate) struct RestoreArgs {
     /// Destroy what lies on the device.
     #[arg(long, requires = "device")]
     pub(crate) wipe: bool,
-    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    /// Which moment: latest, seq:N (of the newest epoch that has it), mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
     #[arg(long, value_name = "POINT")]
     pub(crate) at: Option<String>,
     /// Which volume, where the media hold several.
@@ -114,18 +114,9 @@ pub(crate) struct RestoreArgs {
 /// `replayer plan`.
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
-    /// Where the journal lies.
+    /// What would be restored.
     #[command(flatten)]
-    pub(crate) media: MediaArgs,
-    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
-    #[arg(long, value_name = "POINT")]
-    pub(crate) at: Option<String>,
-    /// Which volume, where the media hold several.
-    #[arg(long, value_name = "UUID")]
-    pub(crate) volume: Option<String>,
-    /// Plan although a hole before the point was never repaired: what cannot be trusted is listed.
-    #[arg(long)]
-    pub(crate) allow_holes: bool,
+    pub(crate) moment: MomentArgs,
     /// Million bytes a second that media are read with and the target written: for the estimate.
     #[arg(long, value_name = "MB/S", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
@@ -186,7 +177,7 @@ pub(crate) struct DumpArgs {
     pub(crate) volume: Option<String>,
 }
 
-/// A moment of a volume, to look into.
+/// A volume, to look into its past.
 #[derive(Args, Debug)]
 pub(crate) struct PastArgs {
     /// Where the journal lies.
@@ -195,9 +186,20 @@ pub(crate) struct PastArgs {
     /// Which volume, where the media hold several.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,
-    /// Look although a hole before the moment was never repaired: what cannot be trusted is listed, exit with 3.
+    /// Go on although a hole before the moment was never repaired: what cannot be trusted is listed, exit with 3.
     #[arg(long)]
     pub(crate) allow_holes: bool,
+}
+
+/// A moment of a volume.
+#[derive(Args, Debug)]
+pub(crate) struct MomentArgs {
+    /// Which volume.
+    #[command(flatten)]
+    pub(crate) past: PastArgs,
+    /// Which moment: latest, seq:N (of the newest epoch that has it), mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    #[arg(long, value_name = "POINT")]
+    pub(crate) at: Option<String>,
 }
 
 /// `replayer ls`.
@@ -205,10 +207,7 @@ pub(crate) struct PastArgs {
 pub(crate) struct LsArgs {
     /// Where to look.
     #[command(flatten)]
-    pub(crate) past: PastArgs,
-    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
-    #[arg(long, value_name = "POINT")]
-    pub(crate) at: Option<String>,
+    pub(crate) moment: MomentArgs,
     /// Directories below it too.
     #[arg(long, short = 'R')]
     pub(crate) recursive: bool,
@@ -222,10 +221,7 @@ pub(crate) struct LsArgs {
 pub(crate) struct FindArgs {
     /// Where to look.
     #[command(flatten)]
-    pub(crate) past: PastArgs,
-    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
-    #[arg(long, value_name = "POINT")]
-    pub(crate) at: Option<String>,
+    pub(crate) moment: MomentArgs,
     /// Only names that match this pattern of the shell: `*.conf`.
     #[arg(long, value_name = "GLOB")]
     pub(crate) name: Option<String>,
@@ -261,10 +257,7 @@ pub(crate) enum FileType {
 pub(crate) struct CatArgs {
     /// Where to look.
     #[command(flatten)]
-    pub(crate) past: PastArgs,
-    /// Which moment: latest, seq:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
-    #[arg(long, value_name = "POINT")]
-    pub(crate) at: Option<String>,
+    pub(crate) moment: MomentArgs,
     /// Path of a regular file from the root of the volume; symbolic links are not followed.
     pub(crate) path: OsString,
 }

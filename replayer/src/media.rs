@@ -18,6 +18,7 @@ use journal::{At, Data, Journal, Problem, Projection, Reader, ResolvedPoint, Seg
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use crate::cli::PastArgs;
 use crate::cloned::Cloned;
 use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
@@ -189,7 +190,70 @@ impl Media {
     }
 }
 
+/// The tree of a moment.
+pub(crate) struct Moment<'a> {
+    /// When.
+    pub(crate) point: Point<'a>,
+    /// What is there.
+    pub(crate) folded: Folded,
+    /// What of it cannot be trusted.
+    pub(crate) problems: Problems,
+}
+
+impl Moment<'_> {
+    /// Whether all of it is as it was.
+    pub(crate) fn exit(&self) -> Exit {
+        if self.problems.count == 0 {
+            Exit::Ok
+        } else {
+            Exit::Incomplete
+        }
+    }
+}
+
+impl Media {
+    /// Folds a volume up to a moment, and says which one it is, and what cannot be trusted.
+    ///
+    /// # Errors
+    /// As for [`Media::resolve`] and [`Point::fold`], with what damage costs.
+    pub(crate) fn moment(&self, past: &PastArgs, at: Option<&str>) -> Result<Moment<'_>> {
+        let uuid = past.volume.as_deref();
+        let work = || {
+            let (volume, point) = self.resolve(uuid, at)?;
+            info!("volume {} ({}): {}", volume.uuid, volume.fs_type, point.text());
+            if let Some(why) = &point.rounded {
+                info!("rounded down: {why}");
+            }
+            let mut problems = Problems::default();
+            let folded = point.fold(past.allow_holes, &mut problems)?;
+            for problem in &problems.kept {
+                warn!("not exact: {problem}");
+            }
+            Ok(Moment {
+                point,
+                folded,
+                problems,
+            })
+        };
+        work().map_err(|error| self.explain(uuid, error))
+    }
+
+    /// An error with what the damage behind it costs, where there is any.
+    pub(crate) fn explain(&self, uuid: Option<&str>, error: anyhow::Error) -> anyhow::Error {
+        // Where not even the journals can be told, the error says so already.
+        match self.journals_of(uuid) {
+            Ok(journals) => crate::damage::explain(error, journals),
+            Err(_) => error,
+        }
+    }
+}
+
 impl Point<'_> {
+    /// The volume as the journal describes it.
+    pub(crate) fn volume(&self) -> &Volume {
+        self.journal.volume()
+    }
+
     /// Folds the metadata up to the moment into a plan.
     pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
         self.check_holes(allow_holes, problems)?;

@@ -5,40 +5,23 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use journal::Segment;
 use serde_json::{Value, json};
-use tracing::info;
 
-use crate::cli::PlanArgs;
+use crate::cli::{MomentArgs, PlanArgs};
 use crate::exit::Exit;
-use crate::media::{Folded, Media, Point};
+use crate::media::{Media, Moment, Point};
 use crate::output::{Format, human};
-use crate::restore::plan::{Piece, Plan};
-use crate::restore::problems::Problems;
+use crate::restore::plan::Piece;
 
 /// Runs `replayer plan`.
 pub(crate) fn run(args: &PlanArgs, format: Format) -> Result<Exit> {
-    crate::media::parse_at(args.at.as_deref())?;
-    let media = Media::open(&args.media.media)?;
+    let MomentArgs { past, at } = &args.moment;
+    crate::media::parse_at(at.as_deref())?;
+    let media = Media::open(&past.media.media)?;
     media.check_labels()?;
-    let journals = media.journals_of(args.volume.as_deref())?;
-    let work = || {
-        let (volume, point) = media.resolve(args.volume.as_deref(), args.at.as_deref())?;
-        info!(
-            "volume {} ({}): planning {}",
-            volume.uuid,
-            volume.fs_type,
-            point.text()
-        );
-        let mut problems = Problems::default();
-        let Folded { plan, .. } = point.fold(args.allow_holes, &mut problems)?;
-        Outline::new(&volume.uuid, &point, &plan, problems, args.rate)
-    };
-    let outline = work().map_err(|error| crate::damage::explain(error, journals))?;
+    let moment = media.moment(past, at.as_deref())?;
+    let outline = Outline::new(&moment, args.rate)?;
     format.result(&outline.text(), &outline.json())?;
-    Ok(if outline.problems.count == 0 {
-        Exit::Ok
-    } else {
-        Exit::Incomplete
-    })
+    Ok(moment.exit())
 }
 
 /// What is read of one medium, before another one is.
@@ -67,14 +50,16 @@ struct Outline {
     inodes: u64,
     bytes: u64,
     pieces: u64,
-    problems: Problems,
+    problem_count: u64,
+    problems: Vec<String>,
     rate: u64,
 }
 
 impl Outline {
-    fn new(volume: &str, point: &Point<'_>, plan: &Plan, problems: Problems, rate: u64) -> Result<Self> {
+    fn new(moment: &Moment<'_>, rate: u64) -> Result<Self> {
+        let (point, plan) = (&moment.point, &moment.folded.plan);
         Ok(Self {
-            volume: volume.to_owned(),
+            volume: point.volume().uuid.clone(),
             point_text: point.text(),
             point: point.json(),
             rounded: point.rounded.clone(),
@@ -83,7 +68,8 @@ impl Outline {
             inodes: plan.nodes.len() as u64,
             bytes: plan.data_bytes(),
             pieces: plan.pieces.len() as u64,
-            problems,
+            problem_count: moment.problems.count,
+            problems: moment.problems.kept.clone(),
             rate,
         })
     }
@@ -155,7 +141,7 @@ impl Outline {
             self.seconds(),
             self.rate
         ));
-        for problem in &self.problems.kept {
+        for problem in &self.problems {
             line(format!("NOT EXACT {problem}"));
         }
         text
@@ -176,8 +162,8 @@ impl Outline {
         json!({
             "volume": self.volume, "point": self.point, "media": media, "read_bytes": self.to_read(),
             "not_read_bytes": self.not_read(), "entries": self.entries, "inodes": self.inodes, "bytes": self.bytes,
-            "pieces": self.pieces, "estimate_seconds": self.seconds(), "complete": self.problems.count == 0,
-            "problem_count": self.problems.count, "problems": self.problems.kept,
+            "pieces": self.pieces, "estimate_seconds": self.seconds(), "complete": self.problem_count == 0,
+            "problem_count": self.problem_count, "problems": self.problems,
         })
     }
 }

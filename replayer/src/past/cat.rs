@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::content::Content;
 use super::tree::{Names, Tree};
-use crate::cli::CatArgs;
+use crate::cli::{CatArgs, MomentArgs};
 use crate::exit::{Exit, failure};
 use crate::media::Media;
 use crate::output::{Format, escape};
@@ -17,7 +17,8 @@ const RUN_BYTES: u64 = 32 << 20;
 
 /// Runs `replayer cat`. The content goes to stdout as it is, whatever the format of errors.
 pub(crate) fn run(args: &CatArgs, format: Format) -> Result<Exit> {
-    crate::media::parse_at(args.at.as_deref())?;
+    let MomentArgs { past, at } = &args.moment;
+    crate::media::parse_at(at.as_deref())?;
     if format == Format::Json {
         return Err(failure(
             Exit::Usage,
@@ -25,10 +26,10 @@ pub(crate) fn run(args: &CatArgs, format: Format) -> Result<Exit> {
         ));
     }
     let path = Names::of(&args.path)?;
-    let media = Media::open(&args.past.media.media)?;
-    let (point, tree) = Tree::at(&media, &args.past, args.at.as_deref())?;
+    let media = Media::open(&past.media.media)?;
+    let tree = Tree::at(&media, past, at.as_deref())?;
     let node = tree.lookup(&path)?;
-    let Some(content) = Content::of(&point, &tree, node) else {
+    let Some(content) = Content::of(&tree, node) else {
         let what = match &tree.plan().node(node).kind {
             Kind::Symlink { target } => format!("a symbolic link to {}", escape(target)),
             Kind::Directory => "a directory".to_owned(),
@@ -41,20 +42,15 @@ pub(crate) fn run(args: &CatArgs, format: Format) -> Result<Exit> {
     };
     let mut stdout = io::stdout().lock();
     let mut buffer = Vec::new();
-    let mut at = 0;
-    while at < content.size {
-        let length = RUN_BYTES.min(content.size - at);
+    let mut place = 0;
+    while place < content.size {
+        let length = RUN_BYTES.min(content.size - place);
         buffer.resize(usize::try_from(length).context("a run of the file")?, 0);
-        let read = content.read(at, &mut buffer);
-        read.map_err(|error| {
-            crate::damage::explain(
-                error,
-                media.journals_of(args.past.volume.as_deref()).unwrap_or_default(),
-            )
-        })?;
+        let read = content.read(place, &mut buffer);
+        read.map_err(|error| media.explain(past.volume.as_deref(), error))?;
         stdout.write_all(&buffer).context("write the content")?;
-        at += length;
+        place += length;
     }
     stdout.flush().context("write the content")?;
-    Ok(tree.exit())
+    Ok(tree.moment.exit())
 }

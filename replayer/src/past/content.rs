@@ -18,12 +18,15 @@ pub(crate) struct Content<'a> {
 
 impl<'a> Content<'a> {
     /// The content of a node; `None` if it is no regular file.
-    pub(crate) fn of(point: &'a Point<'a>, tree: &'a Tree, node: NodeIndex) -> Option<Self> {
+    pub(crate) fn of(tree: &'a Tree<'_>, node: NodeIndex) -> Option<Self> {
         let Kind::File { size } = tree.plan().node(node).kind else {
             return None;
         };
-        let pieces = tree.pieces(node);
-        Some(Self { point, pieces, size })
+        Some(Self {
+            point: &tree.moment.point,
+            pieces: tree.pieces(node),
+            size,
+        })
     }
 
     /// Whether two contents are made of the same bytes of the same journal: then they need not be read.

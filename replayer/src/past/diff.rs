@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::content::Content;
-use super::tree::Tree;
+use super::tree::{Names, Tree};
 use crate::cli::DiffArgs;
 use crate::exit::Exit;
-use crate::media::{Media, Point};
+use crate::media::Media;
 use crate::output::{Format, escape};
-use crate::restore::plan::{Kind, Node, NodeIndex};
+use crate::restore::plan::{Kind, Node, NodeIndex, Plan};
 
 /// Bytes of two contents that are compared at once.
 const RUN_BYTES: u64 = 8 << 20;
@@ -25,20 +25,19 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&args.past.media.media)?;
     let from = Tree::at(&media, &args.past, Some(&args.from))?;
     let to = Tree::at(&media, &args.past, Some(&args.to))?;
-    let differences = Sides::new(&from, &to).differences().map_err(|error| {
-        crate::damage::explain(
-            error,
-            media.journals_of(args.past.volume.as_deref()).unwrap_or_default(),
-        )
-    })?;
+    let differences = Sides::new(&from, &to)
+        .differences()
+        .map_err(|error| media.explain(args.past.volume.as_deref(), error))?;
     let (mut text, mut documents) = (String::new(), Vec::new());
     for difference in &differences {
         let _writing_to_a_string_cannot_fail = writeln!(text, "{}", difference.text());
         documents.push(difference.json());
     }
-    let document = json!({ "from": from.0.json(), "to": to.0.json(), "differences": documents });
+    let document = json!({
+        "from": from.moment.point.json(), "to": to.moment.point.json(), "differences": documents,
+    });
     format.result(&text, &document)?;
-    Ok(match (from.1.exit(), to.1.exit()) {
+    Ok(match (from.moment.exit(), to.moment.exit()) {
         (Exit::Ok, exit) | (exit, _) => exit,
     })
 }
@@ -86,19 +85,17 @@ impl Difference {
 type Paths = BTreeMap<NodeIndex, BTreeSet<Vec<u8>>>;
 
 struct Side<'a> {
-    point: &'a Point<'a>,
-    tree: &'a Tree,
+    tree: &'a Tree<'a>,
     paths: Paths,
 }
 
 impl<'a> Side<'a> {
-    fn new((point, tree): &'a (Point<'a>, Tree)) -> Self {
+    fn new(tree: &'a Tree<'a>) -> Self {
         let mut paths = Paths::new();
-        let root = super::tree::Names::default();
-        tree.walk(crate::restore::plan::Plan::ROOT, &root, |path, node| {
+        tree.walk(Plan::ROOT, &Names::default(), |path, node| {
             paths.entry(node).or_default().insert(path.to_vec());
         });
-        Self { point, tree, paths }
+        Self { tree, paths }
     }
 
     fn node(&self, node: NodeIndex) -> &Node {
@@ -112,7 +109,7 @@ struct Sides<'a> {
 }
 
 impl<'a> Sides<'a> {
-    fn new(from: &'a (Point<'a>, Tree), to: &'a (Point<'a>, Tree)) -> Self {
+    fn new(from: &'a Tree<'a>, to: &'a Tree<'a>) -> Self {
         Self {
             from: Side::new(from),
             to: Side::new(to),
@@ -124,7 +121,10 @@ impl<'a> Sides<'a> {
         let (mut gone, mut come) = (BTreeMap::new(), BTreeMap::new());
         let mut found = Vec::new();
         let empty = BTreeSet::new();
-        let (from_index, to_index) = (&self.from.tree.folded.index, &self.to.tree.folded.index);
+        let (from_index, to_index) = (
+            &self.from.tree.moment.folded.index,
+            &self.to.tree.moment.folded.index,
+        );
         for (key, &node) in from_index {
             let before = self.from.paths.get(&node).unwrap_or(&empty);
             let now = to_index.get(key);
@@ -204,10 +204,9 @@ impl<'a> Sides<'a> {
     }
 
     fn has_other_content(&self, before: NodeIndex, now: NodeIndex) -> Result<bool> {
-        let (from, to) = (&self.from, &self.to);
         let contents = (
-            Content::of(from.point, from.tree, before),
-            Content::of(to.point, to.tree, now),
+            Content::of(self.from.tree, before),
+            Content::of(self.to.tree, now),
         );
         let (Some(old), Some(new)) = contents else {
             return Ok(true);

@@ -9,18 +9,19 @@ use serde_json::json;
 
 use super::list::{entry, letter};
 use super::tree::{Names, Tree};
-use crate::cli::{FileType, FindArgs};
+use crate::cli::{FileType, FindArgs, MomentArgs};
 use crate::exit::{Exit, failure};
 use crate::media::Media;
 use crate::output::{Format, escape};
 
 /// Runs `replayer find`.
 pub(crate) fn run(args: &FindArgs, format: Format) -> Result<Exit> {
-    crate::media::parse_at(args.at.as_deref())?;
+    let MomentArgs { past, at } = &args.moment;
+    crate::media::parse_at(at.as_deref())?;
     let path = Names::of(&args.path)?;
     let name = args.name.as_deref().map(matcher).transpose()?;
-    let media = Media::open(&args.past.media.media)?;
-    let (point, tree) = Tree::at(&media, &args.past, args.at.as_deref())?;
+    let media = Media::open(&past.media.media)?;
+    let tree = Tree::at(&media, past, at.as_deref())?;
     let from = tree.lookup(&path)?;
     let (mut text, mut entries) = (String::new(), Vec::new());
     tree.walk(from, &path, |path, node| {
@@ -42,8 +43,11 @@ pub(crate) fn run(args: &FindArgs, format: Format) -> Result<Exit> {
             }
         }
     });
-    format.result(&text, &json!({ "point": point.json(), "entries": entries }))?;
-    Ok(tree.exit())
+    format.result(
+        &text,
+        &json!({ "point": tree.moment.point.json(), "entries": entries }),
+    )?;
+    Ok(tree.moment.exit())
 }
 
 fn matcher(pattern: &str) -> Result<GlobMatcher> {

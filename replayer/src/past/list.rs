@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::tree::{Names, Tree};
-use crate::cli::LsArgs;
+use crate::cli::{LsArgs, MomentArgs};
 use crate::exit::Exit;
 use crate::media::Media;
 use crate::output::{Format, escape, utc};
@@ -14,10 +14,11 @@ use crate::restore::plan::{Kind, Node, NodeIndex};
 
 /// Runs `replayer ls`.
 pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
-    crate::media::parse_at(args.at.as_deref())?;
+    let MomentArgs { past, at } = &args.moment;
+    crate::media::parse_at(at.as_deref())?;
     let path = Names::of(&args.path)?;
-    let media = Media::open(&args.past.media.media)?;
-    let (point, tree) = Tree::at(&media, &args.past, args.at.as_deref())?;
+    let media = Media::open(&past.media.media)?;
+    let tree = Tree::at(&media, past, at.as_deref())?;
     let node = tree.lookup(&path)?;
     let mut found: Vec<(Vec<u8>, NodeIndex)> = Vec::new();
     if args.recursive {
@@ -34,8 +35,11 @@ pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
         let _writing_to_a_string_cannot_fail = writeln!(text, "{}", line(name, node));
         entries.push(entry(name, node));
     }
-    format.result(&text, &json!({ "point": point.json(), "entries": entries }))?;
-    Ok(tree.exit())
+    format.result(
+        &text,
+        &json!({ "point": tree.moment.point.json(), "entries": entries }),
+    )?;
+    Ok(tree.moment.exit())
 }
 
 /// As `ls -l` has it, with the time in UTC to the second's fraction.

@@ -4,14 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
-use tracing::{info, warn};
 
 use crate::cli::PastArgs;
 use crate::exit::{Exit, failure};
-use crate::media::{Folded, Media, Point};
+use crate::media::{Media, Moment};
 use crate::output::escape;
 use crate::restore::plan::{Kind, NodeIndex, Piece, Plan};
-use crate::restore::problems::Problems;
 
 /// A path from the root of the volume, in its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,39 +56,21 @@ pub(crate) struct Child<'a> {
     pub(crate) node: NodeIndex,
 }
 
-/// The tree of a moment.
-pub(crate) struct Tree {
-    pub(crate) folded: Folded,
+/// The tree of a moment, with an index of its names.
+pub(crate) struct Tree<'a> {
+    pub(crate) moment: Moment<'a>,
     /// Of each name: the directory, which of the node's names it is, and the node; sorted by directory and name.
     names: Vec<(NodeIndex, u32, NodeIndex)>,
-    pub(crate) problems: Problems,
 }
 
-impl Tree {
+impl<'a> Tree<'a> {
     /// Folds the journal up to a moment, and says which one it is.
-    pub(crate) fn at<'a>(media: &'a Media, args: &PastArgs, at: Option<&str>) -> Result<(Point<'a>, Self)> {
-        let journals = media.journals_of(args.volume.as_deref())?;
-        let work = || {
-            let (volume, point) = media.resolve(args.volume.as_deref(), at)?;
-            info!("volume {} ({}): {}", volume.uuid, volume.fs_type, point.text());
-            if let Some(why) = &point.rounded {
-                info!("rounded down: {why}");
-            }
-            let mut problems = Problems::default();
-            let folded = point.fold(args.allow_holes, &mut problems)?;
-            for problem in &problems.kept {
-                warn!("not exact: {problem}");
-            }
-            Ok((point, Self::new(folded, problems)))
-        };
-        work().map_err(|error| crate::damage::explain(error, journals))
-    }
-
-    fn new(mut folded: Folded, problems: Problems) -> Self {
+    pub(crate) fn at(media: &'a Media, past: &PastArgs, at: Option<&str>) -> Result<Self> {
+        let mut moment = media.moment(past, at)?;
         // One file is read at a time here, not one row after the other.
         let order = |piece: &Piece| (piece.node, piece.offset);
-        folded.plan.pieces.sort_unstable_by_key(order);
-        let plan = &folded.plan;
+        moment.folded.plan.pieces.sort_unstable_by_key(order);
+        let plan = &moment.folded.plan;
         let mut names = Vec::new();
         for node in plan.indices() {
             for (number, link) in (0..).zip(&plan.node(node).links) {
@@ -98,11 +78,7 @@ impl Tree {
             }
         }
         names.sort_unstable_by(|a, b| (a.0, name_of(plan, *a)).cmp(&(b.0, name_of(plan, *b))));
-        Self {
-            folded,
-            names,
-            problems,
-        }
+        Ok(Self { moment, names })
     }
 
     /// Where the content of a node comes from, in order of its place in the file.
@@ -115,7 +91,7 @@ impl Tree {
 
     /// What is made of the journal.
     pub(crate) fn plan(&self) -> &Plan {
-        &self.folded.plan
+        &self.moment.folded.plan
     }
 
     /// The names in a directory, in the order of their bytes.
@@ -185,15 +161,6 @@ impl Tree {
             if self.plan().is_directory(child.node) {
                 enter(&mut waiting, at.len(), child.node);
             }
-        }
-    }
-
-    /// Whether all of it is as it was.
-    pub(crate) fn exit(&self) -> Exit {
-        if self.problems.count == 0 {
-            Exit::Ok
-        } else {
-            Exit::Incomplete
         }
     }
 }

@@ -98,9 +98,53 @@ fn commands_that_only_read() {
     assert_eq!(lines[2]["data"], "6f6e652c206c6f6e67");
 }
 
-/// What a plan says is what a restore then makes; data that nothing is left of is not read, and its rot costs nothing but what `verify` says.
+/// Of the data of the first segment nothing is left at the end: its rot costs only the moments that need it.
 #[test]
-fn a_plan_reads_no_data() {
+fn data_that_nothing_is_left_of_is_not_read() {
+    let bench = Bench::new(&story());
+    let planned = json(&bench.run(&["plan", "--medium", "medium", "--json"]));
+    let manifest = std::fs::read(bench.segment(1, "manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let group = &manifest["row_groups"][0];
+    let number = |value: &Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
+    let segment = bench.segment(1, "parquet");
+    let mut bytes = std::fs::read(&segment).expect("read");
+    let data = number(&group["offset"]) + number(&group["parts"]["metadata_bytes"]);
+    bytes[data + 20] ^= 1;
+    std::fs::remove_file(&segment).expect("remove");
+    std::fs::write(&segment, bytes).expect("write");
+
+    assert_eq!(
+        bench.run(&["verify", "--medium", "medium"]).status.code(),
+        Some(30)
+    );
+    assert_eq!(
+        json(&bench.run(&["plan", "--medium", "medium", "--json"])),
+        planned
+    );
+    assert_eq!(bench.restore(&[]).status.code(), Some(0));
+    assert_eq!(std::fs::read(file(&bench.path("to"))).expect("content"), b"TWO");
+    let args = [
+        "restore",
+        "--medium",
+        "medium",
+        "--to",
+        "first",
+        "--at",
+        "mark:first",
+    ];
+    let output = bench.run(&args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(30), "{said}");
+    assert!(
+        said.contains("not complete") && said.contains("BLAKE3 of the data differs"),
+        "{said}"
+    );
+}
+
+/// What a plan says is what a restore then makes.
+#[test]
+fn a_plan_tells_what_a_restore_makes() {
     let bench = Bench::new(&story());
     let planned = json(&bench.run(&["plan", "--medium", "medium", "--json"]));
     let restored = json(&bench.restore(&[]));
@@ -178,7 +222,7 @@ fn several_volumes_and_none_named_is_wrong_usage() {
 }
 
 #[test]
-fn a_flipped_byte_is_found_before_anything_is_written() {
+fn a_flipped_byte_of_metadata_is_found_before_anything_is_written() {
     let bench = Bench::new(&story());
     let segment = bench.segment(2, "parquet");
     let mut bytes = std::fs::read(&segment).expect("read");
