@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 7] = [
+pub(crate) const CI: [Scenario; 8] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -62,6 +62,12 @@ pub(crate) const CI: [Scenario; 7] = [
         script: "unrecorded.sh",
         kernel: KernelLine::K7_3,
         disks: &[1024, 1024],
+        usb: &[1024],
+    },
+    Scenario {
+        script: "past.sh",
+        kernel: KernelLine::K7_3,
+        disks: &[512, 1024],
         usb: &[1024],
     },
     Scenario {
