@@ -16,6 +16,8 @@ const FORMAT_NAME: &str = "FORMAT.md";
 const README_NAME: &str = "README.txt";
 const REPLAYER_NAME: &str = "replayer";
 const LABEL_BYTES_MAX: u64 = 1 << 16;
+/// Longest name of a medium or pool, in bytes.
+const NAMING_BYTES_MAX: usize = 64;
 
 const README: &str = "\
 This is a medium of tapeworm: a journal of everything that happened to a file system.
@@ -27,7 +29,7 @@ It can be read with what lies here and nothing else:
   ./replayer restore --medium . --device /dev/a-blank-disk
 
 replayer is one static program for x86-64 Linux. FORMAT.md specifies every byte, should it not run any more; each segment
-(*.parquet) is plain Apache Parquet and opens in any SQL engine that reads it.
+(*.parquet; *.checkpoint.parquet say again what was) is plain Apache Parquet and opens in any SQL engine that reads it.
 Nothing here is ever changed once written. If a program offers to repair this medium, copy it first.
 ";
 
@@ -43,12 +45,75 @@ pub struct Label {
     pub created_ns: i64,
     /// Program and version that labelled it.
     pub writer: String,
+    /// What people call it: printed on the medium itself, and what is asked for. Formats before 7 have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// The set of media that it belongs to; empty where it belongs to none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pool: String,
+    /// Whether what lies there was written to other media first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copies: bool,
     /// What lies beside it, so that a reader is not run, nor a page believed, that is not what was put there. Formats before 5 say nothing.
     #[serde(default)]
     pub objects: Vec<LabelObject>,
     /// Hash of all that stands before it, in the bytes only: always empty here. Formats before 5 have none.
     #[serde(default)]
     check: String,
+}
+
+/// Names a medium to people and programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MediumName {
+    /// The medium's own uuid.
+    pub uuid: String,
+    /// What people call it.
+    pub name: String,
+}
+
+impl std::fmt::Display for MediumName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { uuid, name } = self;
+        if name.is_empty() {
+            write!(f, "{uuid}")
+        } else {
+            write!(f, "{name} ({uuid})")
+        }
+    }
+}
+
+/// How a medium is to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// What people call it; without it the begin of its uuid.
+    pub name: Option<String>,
+    /// The set of media that it belongs to; empty for none.
+    pub pool: String,
+    /// Whether it is for copies of what was written to other media.
+    pub copies: bool,
+}
+
+impl Naming {
+    /// Refuses what could not be printed, typed or told from something else: names have 1 to 64 letters, digits and `.-_`, a pool may be empty.
+    fn check(&self) -> Result<()> {
+        let is_fit = |name: &str| {
+            name.len() <= NAMING_BYTES_MAX
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        let name_is_fit = self
+            .name
+            .as_deref()
+            .is_none_or(|name| !name.is_empty() && is_fit(name));
+        if name_is_fit && is_fit(&self.pool) {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "a medium or pool is called by at most {NAMING_BYTES_MAX} letters, digits, '.', '-' and '_'"
+        )))
+    }
 }
 
 /// One of the objects that explain a medium.
@@ -75,6 +140,14 @@ impl LabelObject {
 }
 
 impl Label {
+    /// How it is called.
+    pub fn named(&self) -> MediumName {
+        MediumName {
+            uuid: self.medium.clone(),
+            name: self.name.clone(),
+        }
+    }
+
     /// Reads a medium's label; `None` where there is none.
     ///
     /// # Errors
@@ -159,6 +232,15 @@ impl Label {
     /// # Errors
     /// As [`Label::read`]; [`Error::MediumFull`].
     pub fn ensure(store: &dyn Store, replayer: &[u8], now_ns: i64) -> Result<Self> {
+        Self::ensure_as(store, replayer, now_ns, &Naming::default())
+    }
+
+    /// As [`Label::ensure`], with a name for a medium that has no label yet.
+    ///
+    /// # Errors
+    /// As [`Label::ensure`]; [`Error::Unsupported`] for a name that is none.
+    pub fn ensure_as(store: &dyn Store, replayer: &[u8], now_ns: i64, naming: &Naming) -> Result<Self> {
+        naming.check()?;
         if let Some(label) = Self::read(store)? {
             return Ok(label);
         }
@@ -176,9 +258,14 @@ impl Label {
             .map(|name| LabelObject::of(store, name))
             .collect::<std::io::Result<_>>()
             .map_err(|error| Error::io(format!("read back what was put on {}", store.describe()), error))?;
+        let medium = random_uuid()?;
+        let Naming { name, pool, copies } = naming.clone();
         let label = Self {
             format: FORMAT_VERSION,
-            medium: random_uuid()?,
+            name: name.unwrap_or_else(|| medium.chars().take(8).collect()),
+            pool,
+            copies,
+            medium,
             created_ns: now_ns,
             writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
             objects,

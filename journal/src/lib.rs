@@ -4,16 +4,19 @@
 //! nothing of how changes are captured (`abi`, aya) nor of how a tree is made on a disk.
 
 mod check;
+mod checkpoint;
 mod convert;
 mod damage;
 mod error;
 pub mod fold;
+mod index;
 mod label;
 mod manifest;
 mod pages;
 mod points;
 mod reader;
 pub mod record;
+mod retention;
 mod scan;
 mod schema;
 mod segment;
@@ -21,13 +24,15 @@ pub mod store;
 mod verify;
 mod writer;
 
+pub use checkpoint::{Checkpoint, CheckpointSize, Complete};
 pub use convert::{
     LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, WRITE_BYTES_MAX, XATTR_VALUE_BYTES_MAX, op_name,
 };
 pub use damage::Damage;
 pub use error::{Error, Result};
-pub use label::{LABEL_NAME, Label};
-pub use manifest::{FORMAT_VERSION, Manifest, Parts, Point, PointKind, RowGroup, VolumeInfo};
+pub use index::{copy_index, write_index};
+pub use label::{LABEL_NAME, Label, MediumName, Naming};
+pub use manifest::{CheckpointOf, FORMAT_VERSION, Manifest, Parts, Point, PointKind, RowGroup, VolumeInfo};
 pub use points::{At, OpenHole, ResolvedPoint, Span, resolve};
 pub use reader::{Journal, Problem, RowRef, Segment};
 pub use scan::Reader;

@@ -9,11 +9,13 @@ use crate::record::{Continued, InodeKey};
 use crate::segment::FOOTER_BYTES_MAX;
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
-pub const FORMAT_VERSION: u32 = 6;
+pub const FORMAT_VERSION: u32 = 7;
 /// Oldest version that is still read.
 pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 /// From this version on the parts of a row group have hashes of their own.
 const PARTS_SINCE_FORMAT: u32 = 6;
+/// From this version on a manifest names the medium that it was written to.
+const MEDIUM_SINCE_FORMAT: u32 = 7;
 /// Largest manifest that is read, in bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -114,6 +116,16 @@ pub struct Point {
     pub continues: Option<Continued>,
 }
 
+/// Of which moment a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointOf {
+    /// The state after this number of the epoch.
+    pub seq: u64,
+    /// Time of that record, nanoseconds since 1970.
+    pub time_ns: i64,
+}
+
 /// The manifest of one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,10 +135,19 @@ pub struct Manifest {
     /// Which chain of the volume's: the uuid of the medium on which it began. Empty in format 1, which knew one chain only.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub chain: String,
+    /// The medium that the segment was written to; copies of it say the same. Formats before 7 do not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub medium: String,
     /// The volume.
     pub volume: VolumeInfo,
     /// Epoch of the chain, from 1.
     pub epoch: u64,
+    /// Where the segment is of a checkpoint: of which. Its numbers are its own then, from 1, and no sequence numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointOf>,
+    /// Of a checkpoint's segment: last number of the history that was sealed before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_seq: Option<u64>,
     /// Index of the segment in its chain, from 1.
     pub index: u64,
     /// First sequence number.
@@ -193,6 +214,12 @@ impl Manifest {
         if (format == 1) != manifest.chain.is_empty() {
             return Err(broken(&"its chain is not what its format says"));
         }
+        if (format < MEDIUM_SINCE_FORMAT) != manifest.medium.is_empty() {
+            return Err(broken(&"its medium is not what its format says"));
+        }
+        if manifest.checkpoint.is_some() != manifest.sealed_seq.is_some() {
+            return Err(broken(&"it is half of a checkpoint"));
+        }
         if name != manifest_name(&manifest.volume.uuid, manifest.index) {
             let (uuid, index) = (&manifest.volume.uuid, manifest.index);
             return Err(Error::Integrity(format!(
@@ -217,6 +244,20 @@ impl Manifest {
             .check_parts()
             .map_err(|why| broken(&format_args!("row groups: {why}")))?;
         Ok(manifest)
+    }
+
+    /// Name of the segment's object.
+    pub(crate) fn segment_name(&self) -> String {
+        let Self {
+            volume,
+            index,
+            checkpoint,
+            ..
+        } = self;
+        match checkpoint {
+            None => segment_name(&volume.uuid, *index),
+            Some(_) => checkpoint_name(&volume.uuid, *index),
+        }
     }
 
     /// Bytes that are read to know what happened, of all that the segment has.
@@ -293,9 +334,27 @@ pub(crate) fn segment_name(uuid: &str, index: u64) -> String {
     format!("{uuid}/{index:010}.parquet")
 }
 
+/// Name of the object of a segment that is of a checkpoint.
+pub(crate) fn checkpoint_name(uuid: &str, index: u64) -> String {
+    format!("{uuid}/{index:010}.checkpoint.parquet")
+}
+
 /// Name of the manifest's object.
 pub(crate) fn manifest_name(uuid: &str, index: u64) -> String {
     format!("{uuid}/{index:010}.manifest.json")
+}
+
+/// Name of the index that is carried on the medium whose first segment has this number.
+pub(crate) fn index_name(uuid: &str, next_index: u64) -> String {
+    format!("{uuid}/{next_index:010}.index")
+}
+
+/// Volume and number in the name of an index.
+pub(crate) fn parse_index_name(name: &str) -> Option<(&str, u64)> {
+    let (uuid, file) = name.split_once('/')?;
+    let digits = file.strip_suffix(".index")?;
+    let is_number = digits.len() == 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| Some((uuid, digits.parse().ok()?)))?
 }
 
 /// Volume and index in the name of a segment or (true) a manifest.
@@ -307,7 +366,7 @@ pub(crate) fn parse_name(name: &str) -> Option<(&str, u64, bool)> {
         .all(|byte| byte.is_ascii_digit())
         .then(|| digits.parse().ok())??;
     match suffix {
-        ".parquet" => Some((uuid, index, false)),
+        ".parquet" | ".checkpoint.parquet" => Some((uuid, index, false)),
         ".manifest.json" => Some((uuid, index, true)),
         _ => None,
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::checkpoint::Complete;
 use crate::error::{Error, Result};
+use crate::manifest::CheckpointOf;
 use crate::manifest::{Manifest, Point, PointKind};
 use crate::reader::{Journal, Segment};
 use crate::record::{Continued, InodeKey, Op, Record, SnapshotScope};
@@ -71,6 +73,8 @@ pub struct Span {
     pub first_segment: u64,
     /// Index of the last segment needed.
     pub last_segment: u64,
+    /// Where it is a checkpoint, of which number; its records have numbers of their own.
+    pub checkpoint: Option<u64>,
 }
 
 /// A moment that can be restored.
@@ -105,8 +109,11 @@ impl ResolvedPoint {
             seq: self.seq,
             first_segment: self.first_segment,
             last_segment: self.last_segment,
+            checkpoint: None,
         };
-        self.earlier.iter().copied().chain([own]).collect()
+        // Nothing of it, where a checkpoint is of that very moment.
+        let own = (own.seq >= own.base_seq).then_some(own);
+        self.earlier.iter().copied().chain(own).collect()
     }
 }
 
@@ -192,6 +199,22 @@ fn epochs<'a>(journals: &[&'a Journal]) -> Vec<Epoch<'a>> {
                 });
             }
         }
+        // What came before a checkpoint may be gone, and nothing have come after it.
+        for Complete { epoch, of, .. } in journal.complete_checkpoints() {
+            match epochs[from..].iter_mut().find(|known| known.number == epoch) {
+                Some(known) => {
+                    known.first_seq = known.first_seq.min(of.seq);
+                    known.begin_time_ns = known.begin_time_ns.min(of.time_ns);
+                }
+                None => epochs.push(Epoch {
+                    journal,
+                    number: epoch,
+                    first_seq: of.seq,
+                    begin_time_ns: of.time_ns,
+                }),
+            }
+        }
+        epochs[from..].sort_by_key(|epoch| epoch.number);
     }
     // Within one chain the numbers decide, whatever the clock said.
     if journals.len() > 1 {
@@ -255,11 +278,25 @@ impl Journal {
             .segments()
             .filter(|segment| segment.manifest.epoch == epoch)
             .collect();
-        let (Some(first), Some(last)) = (of_epoch.first(), of_epoch.last()) else {
-            return Ok(None);
+        let checkpoint = self.checkpoint_before(epoch, limit);
+        let after = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.of.seq);
+        let from = of_epoch
+            .iter()
+            .find(|segment| segment.manifest.last_seq > after)
+            .map(|segment| segment.manifest.index);
+        let mut scan = checkpoint.map_or_else(Scan::default, |checkpoint| {
+            Scan::after(checkpoint, from.unwrap_or(0))
+        });
+        // What comes after the moment need not be there.
+        let last = of_epoch
+            .iter()
+            .rfind(|segment| !limit.is_before(&segment.manifest))
+            .map(|segment| segment.manifest.index);
+        let to_read = match (from, last) {
+            (Some(from), Some(last)) => self.segments_between(from, last)?,
+            _ => Vec::new(),
         };
-        let mut scan = Scan::default();
-        'segments: for segment in self.segments_between(first.manifest.index, last.manifest.index)? {
+        'segments: for segment in to_read {
             // A segment that lies wholly after the moment may be damaged: its manifest tells as much.
             if limit.is_before(&segment.manifest) {
                 break;
@@ -268,6 +305,9 @@ impl Journal {
                 let (row, record) = item?;
                 if limit.is_past(&record) {
                     break 'segments;
+                }
+                if record.last_seq <= scan.now.seq {
+                    continue;
                 }
                 scan.step(&record, row.segment);
                 if let Limit::Seq(seq) = limit
@@ -278,10 +318,12 @@ impl Journal {
                 }
             }
         }
-        let continues = scan.continues;
+        let (continues, checkpoint) = (scan.continues, scan.checkpoint.take());
         let mut found = scan.finish(epoch);
         if let Some(point) = &mut found {
-            if let Some(continued) = continues {
+            if let Some(checkpoint) = checkpoint {
+                point.earlier = vec![checkpoint.span()];
+            } else if let Some(continued) = continues {
                 point.earlier = self.spans_of(epoch, continued)?;
             }
             let later = of_epoch.iter().flat_map(|segment| &segment.manifest.points);
@@ -289,7 +331,9 @@ impl Journal {
                 .open_holes
                 .extend(later.filter_map(|hole| reaches_back(hole, point.seq)));
         }
-        if found.is_none() && first.manifest.index > 1 {
+        if found.is_none()
+            && let Some(first) = of_epoch.first().filter(|first| first.manifest.index > 1)
+        {
             // An epoch without a base may only lack its first segments: an older one must not take its place in silence.
             let before = first.manifest.index - 1;
             if !first.manifest.void_indexes.contains(&before) {
@@ -301,6 +345,17 @@ impl Journal {
 }
 
 impl Journal {
+    /// The newest checkpoint of an epoch that is not after a moment.
+    fn checkpoint_before(&self, epoch: u64, limit: Limit) -> Option<Complete> {
+        let is_before = |of: &CheckpointOf| match limit {
+            Limit::Seq(seq) => of.seq <= seq,
+            Limit::Time(time_ns) => of.time_ns <= time_ns,
+        };
+        let mut found = self.complete_checkpoints();
+        found.retain(|checkpoint| checkpoint.epoch == epoch && is_before(&checkpoint.of));
+        found.pop()
+    }
+
     /// What is to be read of the epochs before one that goes on from the end of another: the oldest first.
     ///
     /// # Errors
@@ -313,6 +368,11 @@ impl Journal {
                 return Err(Error::Integrity(format!(
                     "epoch {of_epoch} goes on from epoch {epoch}, which is not before it"
                 )));
+            }
+            if let Some(checkpoint) = self.checkpoint_before(epoch, Limit::Seq(seq)) {
+                spans.extend(self.span_after(&checkpoint, seq));
+                spans.push(checkpoint.span());
+                break;
             }
             let base = self.points().filter(|(of, _, point)| {
                 *of == epoch && point.kind == PointKind::BaseBegin && point.seq <= seq
@@ -333,11 +393,33 @@ impl Journal {
                 seq,
                 first_segment,
                 last_segment,
+                checkpoint: None,
             });
             (of_epoch, next) = (epoch, begin.continues);
         }
         spans.reverse();
         Ok(spans)
+    }
+
+    /// What comes after a checkpoint up to a number; `None` where that is nothing.
+    fn span_after(&self, checkpoint: &Complete, seq: u64) -> Option<Span> {
+        let after = checkpoint.of.seq;
+        let mut needed = self
+            .segments()
+            .map(|segment| &segment.manifest)
+            .filter(|manifest| {
+                manifest.epoch == checkpoint.epoch && manifest.last_seq > after && manifest.first_seq <= seq
+            });
+        let first_segment = needed.next()?.index;
+        let last_segment = needed.next_back().map_or(first_segment, |manifest| manifest.index);
+        Some(Span {
+            epoch: checkpoint.epoch,
+            base_seq: after + 1,
+            seq,
+            first_segment,
+            last_segment,
+            checkpoint: None,
+        })
     }
 }
 
@@ -354,6 +436,8 @@ fn reaches_back(hole: &Point, moment_seq: u64) -> Option<OpenHole> {
 /// What is known while reading an epoch from its start.
 #[derive(Default)]
 struct Scan {
+    /// What it begins with, in place of a base.
+    checkpoint: Option<Complete>,
     base: Option<(u64, u64)>,
     /// The epoch that the base goes on from.
     continues: Option<Continued>,
@@ -383,6 +467,24 @@ struct Moment {
 }
 
 impl Scan {
+    /// From a checkpoint on: no snapshot and no hole is open at its moment. The next record is looked for from segment `from` on.
+    fn after(checkpoint: Complete, from: u64) -> Self {
+        let CheckpointOf { seq, time_ns } = checkpoint.of;
+        let now = Moment {
+            seq,
+            time_ns,
+            segment: from,
+        };
+        Self {
+            base: Some((seq + 1, from)),
+            base_end: Some(seq),
+            now,
+            before: now,
+            checkpoint: Some(checkpoint),
+            ..Self::default()
+        }
+    }
+
     fn step(&mut self, record: &Record, segment: u64) {
         self.before = self.now;
         match &record.op {

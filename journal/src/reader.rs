@@ -6,8 +6,12 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
+use crate::checkpoint::Complete;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, Point, VolumeInfo, segment_name};
+use crate::index::{Carried, Index};
+use crate::label::MediumName;
+use crate::manifest::{Manifest, Point, VolumeInfo, manifest_name};
+use crate::points::Span;
 use crate::record::Record;
 use crate::segment::{Data, DataReader, Projection, Sealed, SegmentReader};
 use crate::store::{ReadAt, Store};
@@ -28,23 +32,112 @@ pub struct Segment {
     pub manifest: Manifest,
     pub(crate) manifest_hash: String,
     store: Arc<dyn Store>,
+    /// The medium that it lies on.
+    lies_on: MediumName,
+    /// Where that medium was not given, and another one carries its metadata: there.
+    carried: Option<(Arc<Index>, Carried)>,
     /// What comparing its bytes with the manifest showed, once that is done: `None` if they are what was sealed.
     verdict: Arc<OnceLock<Option<String>>>,
 }
 
 impl Segment {
-    pub(crate) fn new(manifest: Manifest, manifest_hash: String, store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(
+        manifest: Manifest,
+        manifest_hash: String,
+        store: Arc<dyn Store>,
+        lies_on: MediumName,
+    ) -> Self {
         Self {
             manifest,
             manifest_hash,
             store,
+            lies_on,
+            carried: None,
             verdict: Arc::default(),
         }
     }
 
+    /// One that lies on a medium which was not given, and that an index tells of.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`] where the index has no manifest of ours, [`Error::Io`].
+    pub(crate) fn carried(index: &Arc<Index>, carried: &Carried, store: Arc<dyn Store>) -> Result<Self> {
+        let (manifest, manifest_hash) = index.manifest(carried)?;
+        Ok(Self {
+            carried: Some((Arc::clone(index), carried.clone())),
+            ..Self::new(manifest, manifest_hash, store, carried.medium.clone())
+        })
+    }
+
+    /// Whether only its metadata is there: its data lies on a medium that was not given.
+    pub fn is_carried(&self) -> bool {
+        self.carried.is_some()
+    }
+
+    /// Whether both are copies of one segment.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        self.manifest_hash == other.manifest_hash
+    }
+
+    /// The medium that it lies on, given or not.
+    pub fn lies_on(&self) -> &MediumName {
+        &self.lies_on
+    }
+
+    fn needs_medium(&self) -> Error {
+        Error::MediumNeeded(format!(
+            "segment {} of volume {} lies on medium {}: mount it and name it with --medium",
+            self.manifest.index, self.manifest.volume.uuid, self.lies_on
+        ))
+    }
+
+    /// The bytes of its manifest.
+    pub(crate) fn manifest_bytes(&self) -> Result<Vec<u8>> {
+        let bytes = match &self.carried {
+            Some((index, carried)) => index.manifest_bytes(carried)?,
+            None => {
+                let name = manifest_name(&self.manifest.volume.uuid, self.manifest.index);
+                let context = |error| Error::io(format!("read {name} on {}", self.medium()), error);
+                let object = self.store.open(&name).map_err(context)?;
+                let mut bytes = vec![0; usize::try_from(object.bytes()).unwrap_or(0)];
+                object.read_exact_at(&mut bytes, 0).map_err(context)?;
+                bytes
+            }
+        };
+        if *blake3::hash(&bytes).to_hex() == *self.manifest_hash {
+            return Ok(bytes);
+        }
+        Err(Error::Integrity(
+            self.damaged("its manifest is not what it was a moment ago"),
+        ))
+    }
+
+    /// Hands over its metadata, part by part as [`Manifest::row_groups`] has them, then the footer: as sealed.
+    pub(crate) fn each_metadata(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let object = self.open_sealed()?;
+        let mut end = 0;
+        let read = |offset: u64, length: u64| {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            object.read_bytes(offset, length).map_err(|error| {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    Error::Integrity(self.damaged(error))
+                } else {
+                    Error::io(format!("read {}", self.name()), error)
+                }
+            })
+        };
+        for group in &self.manifest.row_groups {
+            if let Some(parts) = &group.parts {
+                take(&read(group.offset, parts.metadata_bytes)?)?;
+            }
+            end = group.offset + group.bytes;
+        }
+        take(&read(end, self.manifest.bytes.saturating_sub(end))?)
+    }
+
     /// Name on its medium.
     pub fn name(&self) -> String {
-        segment_name(&self.manifest.volume.uuid, self.manifest.index)
+        self.manifest.segment_name()
     }
 
     /// The medium it is on.
@@ -60,11 +153,14 @@ impl Segment {
             last_seq,
             ..
         } = &self.manifest;
-        format!(
-            "segment {index} ({} on {}): {why}; it holds sequence numbers {first_seq} to {last_seq} of epoch {epoch}",
-            self.name(),
-            self.medium()
-        )
+        let named = format!("segment {index} ({} on {}): {why}", self.name(), self.medium());
+        match self.manifest.checkpoint {
+            None => format!("{named}; it holds sequence numbers {first_seq} to {last_seq} of epoch {epoch}"),
+            Some(of) => format!(
+                "{named}; it is of the checkpoint at sequence number {} of epoch {epoch}",
+                of.seq
+            ),
+        }
     }
 
     /// Compares all of the segment's bytes with what was sealed: they are read once, however often this is asked.
@@ -72,6 +168,9 @@ impl Segment {
     /// # Errors
     /// [`Error::Integrity`], naming what the segment holds; [`Error::Io`].
     pub fn check_hash(&self) -> Result<()> {
+        if self.is_carried() {
+            return Err(self.needs_medium());
+        }
         let verdict = match self.verdict.get() {
             Some(verdict) => verdict,
             None => {
@@ -107,6 +206,9 @@ impl Segment {
     }
 
     fn open(&self) -> Result<Box<dyn ReadAt>> {
+        if let Some((index, carried)) = &self.carried {
+            return Ok(index.metadata(carried, &self.manifest));
+        }
         self.store.open(&self.name()).map_err(|error| {
             if is_no_object(&error) {
                 Error::Integrity(self.damaged(NO_FILE))
@@ -136,6 +238,9 @@ impl Segment {
     /// # Errors
     /// [`Error::Integrity`], [`Error::Io`]; the iterator too.
     pub fn records(&self, projection: Projection) -> Result<impl Iterator<Item = Result<(RowRef, Record)>>> {
+        if projection == Projection::All && self.is_carried() {
+            return Err(self.needs_medium());
+        }
         let index = self.manifest.index;
         let reader = SegmentReader::new(self.open_sealed()?, &self.name(), projection)
             .map_err(|error| self.located(error))?;
@@ -149,10 +254,14 @@ impl Segment {
     ///
     /// # Errors
     /// As for [`Segment::records`]; also where a row is none, or holds no data.
-    pub fn data(&self, rows: Vec<u64>) -> Result<impl Iterator<Item = Result<(u64, Data)>>> {
+    pub fn data(&self, rows: Vec<u64>) -> Result<impl Iterator<Item = Result<(u64, Data)>> + use<>> {
+        if self.is_carried() {
+            return Err(self.needs_medium());
+        }
         let reader =
             DataReader::new(self.open_sealed()?, &self.name(), rows).map_err(|error| self.located(error))?;
-        Ok(reader.map(|item| item.map_err(|error| self.located(error))))
+        let segment = self.clone();
+        Ok(reader.map(move |item| item.map_err(|error| segment.located(error))))
     }
 
     /// An error of its content, with what that costs; it is remembered as damaged.
@@ -169,7 +278,7 @@ impl Segment {
     }
 
     pub(crate) fn is_on(&self, store: &Arc<dyn Store>) -> bool {
-        Arc::ptr_eq(&self.store, store)
+        !self.is_carried() && Arc::ptr_eq(&self.store, store)
     }
 
     /// The bytes that there are under its name, whatever they are.
@@ -228,6 +337,8 @@ impl fmt::Display for Problem {
 #[derive(Clone, Default)]
 pub struct Journal {
     pub(crate) segments: BTreeMap<u64, Segment>,
+    /// Segments of checkpoints: in the chain, and no part of the history.
+    pub(crate) checkpoints: BTreeMap<u64, Segment>,
     pub(crate) problems: Vec<Problem>,
     /// Indexes of which nothing sound is there, and that nothing declares void; the last may reach beyond the newest segment.
     pub(crate) gaps: Vec<RangeInclusive<u64>>,
@@ -241,12 +352,13 @@ impl Journal {
         self.segments
             .values()
             .next()
+            .or_else(|| self.checkpoints.values().next())
             .map_or("", |segment| &segment.manifest.chain)
     }
 
     /// The media that hold it, each once.
     pub fn media(&self) -> Vec<String> {
-        let mut media: Vec<String> = self.segments.values().map(Segment::medium).collect();
+        let mut media: Vec<String> = self.all_segments().map(Segment::medium).collect();
         media.sort_unstable();
         media.dedup();
         media
@@ -266,10 +378,77 @@ impl Journal {
         self.segments
             .values()
             .next_back()
+            .or_else(|| self.checkpoints.values().next_back())
             .map_or(const { &EMPTY_VOLUME }, |segment| &segment.manifest.volume)
     }
 
-    /// Segments in order.
+    /// Segments of the history and of checkpoints, in the order of the chain.
+    pub fn all_segments(&self) -> impl Iterator<Item = &Segment> {
+        let mut all: Vec<&Segment> = self.segments.values().chain(self.checkpoints.values()).collect();
+        all.sort_unstable_by_key(|segment| segment.manifest.index);
+        all.into_iter()
+    }
+
+    /// Checkpoints that are whole, by epoch and number.
+    pub fn complete_checkpoints(&self) -> Vec<Complete> {
+        crate::checkpoint::complete(self.checkpoints.values().map(|segment| &segment.manifest))
+    }
+
+    /// The journal as it was when an epoch ended: without those after it.
+    pub fn up_to_epoch(&self, epoch: u64) -> Self {
+        let mut before = self.clone();
+        before
+            .segments
+            .retain(|_, segment| segment.manifest.epoch <= epoch);
+        before
+            .checkpoints
+            .retain(|_, segment| segment.manifest.epoch <= epoch);
+        before
+    }
+
+    /// What is there of a checkpoint that was begun, whole or not.
+    pub fn begun_checkpoint(&self, epoch: u64, seq: u64) -> Option<Span> {
+        let mut manifests = self
+            .checkpoints
+            .values()
+            .map(|segment| &segment.manifest)
+            .filter(|manifest| {
+                manifest.epoch == epoch && manifest.checkpoint.is_some_and(|of| of.seq == seq)
+            });
+        let first = manifests.rfind(|manifest| manifest.first_seq == 1)?.index;
+        let last = self.checkpoints.values().rfind(|segment| {
+            segment.manifest.epoch == epoch && segment.manifest.checkpoint.is_some_and(|of| of.seq == seq)
+        })?;
+        Some(Span {
+            epoch,
+            base_seq: 1,
+            seq: last.manifest.last_seq,
+            first_segment: first,
+            last_segment: last.manifest.index,
+            checkpoint: Some(seq),
+        })
+    }
+
+    /// The segments that a span is in.
+    ///
+    /// # Errors
+    /// [`Error::MediumNeeded`] naming the missing ones.
+    pub fn segments_of(&self, span: &Span) -> Result<Vec<&Segment>> {
+        let Some(seq) = span.checkpoint else {
+            return self.segments_between(span.first_segment, span.last_segment);
+        };
+        let of_checkpoint = self
+            .checkpoints
+            .range(span.first_segment..=span.last_segment)
+            .map(|(_, segment)| segment)
+            .filter(|segment| {
+                segment.manifest.epoch == span.epoch
+                    && segment.manifest.checkpoint.is_some_and(|of| of.seq == seq)
+            });
+        Ok(of_checkpoint.collect())
+    }
+
+    /// Segments of the history in order.
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = &Segment> {
         self.segments.values()
     }
@@ -279,7 +458,8 @@ impl Journal {
     /// # Errors
     /// [`Error::MediumNeeded`].
     pub fn segment(&self, index: u64) -> Result<&Segment> {
-        self.segments.get(&index).ok_or_else(|| {
+        let of_checkpoint = || self.checkpoints.get(&index);
+        self.segments.get(&index).or_else(of_checkpoint).ok_or_else(|| {
             Error::MediumNeeded(format!(
                 "segment {index} of volume {} is on none of the media given",
                 self.volume().uuid
@@ -292,22 +472,29 @@ impl Journal {
     /// # Errors
     /// [`Error::MediumNeeded`] naming the missing ones.
     pub fn segments_between(&self, first: u64, last: u64) -> Result<Vec<&Segment>> {
+        if first > last {
+            return Ok(Vec::new());
+        }
         let found: Vec<&Segment> = self
             .segments
             .range(first..=last)
             .map(|(_, segment)| segment)
             .collect();
-        let known = found
-            .iter()
-            .flat_map(|segment| {
-                segment
-                    .manifest
-                    .void_indexes
-                    .iter()
-                    .chain([&segment.manifest.index])
-            })
-            .copied()
-            .collect();
+        let known =
+            found
+                .iter()
+                .flat_map(|segment| {
+                    segment
+                        .manifest
+                        .void_indexes
+                        .iter()
+                        .chain([&segment.manifest.index])
+                })
+                .copied()
+                .chain(self.checkpoints.iter().flat_map(|(index, segment)| {
+                    segment.manifest.void_indexes.iter().chain([index]).copied()
+                }))
+                .collect();
         let missing = gaps(first..=last, &known);
         if missing.is_empty() {
             Ok(found)
@@ -338,19 +525,24 @@ impl Journal {
     /// Drops segments that a later one declares void: their seal failed, and what they hold was written again after them.
     pub(crate) fn drop_void(&mut self) -> Vec<String> {
         let void: Vec<u64> = self
-            .segments
-            .values()
+            .all_segments()
             .flat_map(|segment| segment.manifest.void_indexes.iter().copied())
             .collect();
         void.iter()
-            .filter_map(|index| self.segments.remove(index))
+            .filter_map(|index| {
+                let of_checkpoint = self.checkpoints.remove(index);
+                self.segments.remove(index).or(of_checkpoint)
+            })
             .map(|segment| format!("{} was declared void by a later segment: ignored", segment.name()))
             .collect()
     }
 
     pub(crate) fn check_chain(&mut self) {
         let mut before: Option<&Segment> = None;
-        for segment in self.segments.values() {
+        let mut history: Option<&Segment> = None;
+        let mut chain: Vec<&Segment> = self.segments.values().chain(self.checkpoints.values()).collect();
+        chain.sort_unstable_by_key(|segment| segment.manifest.index);
+        for segment in chain {
             let Manifest {
                 index,
                 previous,
@@ -373,7 +565,7 @@ impl Journal {
                     "the chain is broken at segment {index}: the manifest before it is not the one it was chained to"
                 ));
             }
-            if let Some(before) = before {
+            if let Some(before) = history.filter(|_| segment.manifest.checkpoint.is_none()) {
                 let Manifest {
                     epoch: epoch_before,
                     last_seq,
@@ -391,6 +583,9 @@ impl Journal {
                 self.gaps.extend(missing);
             }
             before = Some(segment);
+            if segment.manifest.checkpoint.is_none() {
+                history = Some(segment);
+            }
         }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::label::{LABEL_NAME, Label};
-use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, parse_name, segment_name};
+use crate::index::Index;
+use crate::label::{LABEL_NAME, Label, MediumName};
+use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, parse_index_name, parse_name, segment_name};
 use crate::reader::{Journal, Problem, Remains, Segment, is_no_object};
 use crate::store::{ObjectInfo, Store};
 
@@ -19,6 +20,7 @@ pub struct Reader {
     journals: Vec<Journal>,
     notices: Vec<String>,
     label_problems: Vec<String>,
+    index_problems: Vec<String>,
     /// Segments that no manifest vouches for and that none declares void, by volume and index.
     loose: BTreeMap<(String, u64), Remains>,
     /// Volumes of which no manifest can be read, and what is wrong with those.
@@ -35,6 +37,8 @@ struct Found {
     /// Segments without a sound manifest, by volume and index.
     loose: BTreeMap<(String, u64), Remains>,
     notices: Vec<String>,
+    /// Indexes that cannot be read: they cost what only they carry.
+    index_problems: Vec<String>,
 }
 
 impl Reader {
@@ -71,8 +75,12 @@ impl Reader {
                 Err(error) => return Err(error),
                 Ok(label) => label,
             };
+            let named = label.as_ref().map(Label::named).unwrap_or_default();
             for object in &objects {
-                found.take(&store, object, &objects)?;
+                match parse_index_name(&object.name) {
+                    Some((uuid, _)) => found.take_index(&store, &object.name, uuid)?,
+                    None => found.take(&store, object, &objects, &named)?,
+                }
             }
             media.push((store, label));
         }
@@ -100,22 +108,27 @@ impl Reader {
         Ok(reader)
     }
 
-    /// A chain begins on a medium and stays there: of those on a medium one at least bears its number.
+    /// A segment says on which medium it was written. On one that holds copies, that is another; before format 7, a chain bears the number
+    /// of the medium that it began on, and stays there.
     fn foreign_label(&self, store: &Arc<dyn Store>, label: &Label) -> Option<String> {
-        let chains: Vec<&str> = self
+        let there = self
             .journals
             .iter()
-            .filter(|journal| journal.segments().any(|segment| segment.is_on(store)))
-            .map(Journal::chain)
-            .filter(|chain| !chain.is_empty())
-            .collect();
-        let is_foreign = !chains.is_empty() && !chains.contains(&label.medium.as_str());
+            .flat_map(Journal::all_segments)
+            .filter(|segment| segment.is_on(store))
+            .map(|segment| match &segment.manifest {
+                Manifest { medium, chain, .. } if medium.is_empty() => chain.as_str(),
+                Manifest { medium, .. } => medium.as_str(),
+            });
+        let media: BTreeSet<&str> = there.filter(|medium| !medium.is_empty()).collect();
+        let is_foreign = !media.is_empty() && !label.copies && !media.contains(label.medium.as_str());
         is_foreign.then(|| {
+            let media: Vec<&str> = media.into_iter().collect();
             format!(
-                "the label of {} is that of medium {}, and what lies there began on {}: {LABEL_COST}",
+                "the label of {} is that of medium {}, and what lies there was written to {}: {LABEL_COST}",
                 store.describe(),
                 label.medium,
-                chains.join(", ")
+                media.join(", ")
             )
         })
     }
@@ -139,6 +152,7 @@ impl Reader {
     /// Where reading itself fails.
     pub fn verify_media(&self) -> Result<Vec<String>> {
         let mut problems = self.label_problems.clone();
+        problems.extend(self.index_problems.iter().cloned());
         problems.extend(self.lost_volumes.values().flatten().cloned());
         for (store, label) in &self.media {
             if let Some(label) = label {
@@ -205,7 +219,13 @@ impl Reader {
 }
 
 impl Found {
-    fn take(&mut self, store: &Arc<dyn Store>, object: &ObjectInfo, objects: &[ObjectInfo]) -> Result<()> {
+    fn take(
+        &mut self,
+        store: &Arc<dyn Store>,
+        object: &ObjectInfo,
+        objects: &[ObjectInfo],
+        named: &MediumName,
+    ) -> Result<()> {
         let ObjectInfo { name, bytes: _ } = object;
         let Some((uuid, index, is_manifest)) = parse_name(name) else {
             if name.contains('/') {
@@ -220,7 +240,7 @@ impl Found {
                 .binary_search_by(|other| other.name.cmp(&manifest))
                 .is_err()
             {
-                self.loose(store, uuid, index);
+                self.loose(store, name, (uuid, index));
                 self.notices
                     .push(format!("{name} has no manifest: it was never completed, ignored"));
             }
@@ -234,36 +254,80 @@ impl Found {
                     .entry(uuid.to_owned())
                     .or_default()
                     .push((index, why));
-                self.loose(store, uuid, index);
+                self.loose(store, &segment_name(uuid, index), (uuid, index));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let key = (uuid.to_owned(), manifest.chain.clone());
-        let Journal {
-            segments, problems, ..
-        } = self.journals.entry(key).or_default();
-        match segments.get(&index) {
-            Some(other) if other.manifest_hash != manifest_hash => problems.push(Problem {
-                is_missing: false,
-                text: format!(
-                    "segment {index} is not the same on {} and {}",
-                    other.medium(),
-                    store.describe()
-                ),
-            }),
-            Some(_) => {}
-            None => {
-                segments.insert(index, Segment::new(manifest, manifest_hash, Arc::clone(store)));
+        self.insert(Segment::new(
+            manifest,
+            manifest_hash,
+            Arc::clone(store),
+            named.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Takes what an index carries. One that cannot be read is said: what only it carries is missing then.
+    fn take_index(&mut self, store: &Arc<dyn Store>, name: &str, uuid: &str) -> Result<()> {
+        let mut broken = |why: String| {
+            self.index_problems.push(format!(
+                "{why}: the media before it must be given to know what they hold"
+            ));
+            Ok(())
+        };
+        let index = match Index::open(&**store, name, uuid) {
+            Ok(index) => Arc::new(index),
+            Err(Error::Integrity(why)) => return broken(why),
+            Err(error) => return Err(error),
+        };
+        for carried in &index.segments {
+            match Segment::carried(&index, carried, Arc::clone(store)) {
+                Ok(segment) => self.insert(segment),
+                Err(Error::Integrity(why)) => self
+                    .index_problems
+                    .push(format!("{why} ({name} on {})", store.describe())),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn loose(&mut self, store: &Arc<dyn Store>, uuid: &str, index: u64) {
+    /// Keeps a segment: of several copies the first, but none that is only carried where another one is whole.
+    fn insert(&mut self, segment: Segment) {
+        let index = segment.manifest.index;
+        let key = (
+            segment.manifest.volume.uuid.clone(),
+            segment.manifest.chain.clone(),
+        );
+        let Journal {
+            segments: history,
+            checkpoints,
+            problems,
+            ..
+        } = self.journals.entry(key).or_default();
+        let segments = match segment.manifest.checkpoint {
+            None => history,
+            Some(_) => checkpoints,
+        };
+        match segments.get(&index) {
+            Some(other) if other.manifest_hash != segment.manifest_hash => problems.push(Problem {
+                is_missing: false,
+                text: format!(
+                    "segment {index} is not the same on {} and {}",
+                    other.medium(),
+                    segment.medium()
+                ),
+            }),
+            Some(other) if !other.is_carried() || segment.is_carried() => {}
+            _ => _ = segments.insert(index, segment),
+        }
+    }
+
+    fn loose(&mut self, store: &Arc<dyn Store>, name: &str, (uuid, index): (&str, u64)) {
         let remains = Remains {
             store: Arc::clone(store),
-            name: segment_name(uuid, index),
+            name: name.to_owned(),
         };
         self.loose.insert((uuid.to_owned(), index), remains);
     }
@@ -274,18 +338,22 @@ impl Found {
             mut damaged,
             mut loose,
             mut notices,
+            index_problems,
         } = self;
         let mut journals: Vec<Journal> = journals.into_values().collect();
         for journal in &mut journals {
             let void: BTreeSet<u64> = journal
-                .segments()
+                .all_segments()
                 .flat_map(|segment| segment.manifest.void_indexes.iter().copied())
                 .collect();
             notices.extend(journal.drop_void());
             journal.check_chain();
             let uuid = journal.volume().uuid.clone();
             // What cannot be read does not say of which chain it was: every chain of the volume is in doubt.
-            let newest = journal.segments.keys().next_back().copied().unwrap_or(0);
+            let newest = journal
+                .all_segments()
+                .last()
+                .map_or(0, |segment| segment.manifest.index);
             for (index, why) in damaged.get(&uuid).into_iter().flatten() {
                 if void.contains(index) {
                     notices.push(format!("{why}: declared void by a later segment, ignored"));
@@ -300,7 +368,7 @@ impl Found {
                 }
             }
             loose.retain(|(volume, index), _| {
-                *volume != uuid || !(void.contains(index) || journal.segments.contains_key(index))
+                *volume != uuid || !(void.contains(index) || journal.segment(*index).is_ok())
             });
             journal.loose = loose
                 .range((uuid.clone(), 0)..=(uuid, u64::MAX))
@@ -322,6 +390,7 @@ impl Found {
             journals,
             notices,
             label_problems: Vec::new(),
+            index_problems,
             loose,
             lost_volumes,
         }

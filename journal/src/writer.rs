@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::index::newest_carried;
 use crate::label::Label;
 use crate::manifest::{
-    FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, manifest_name, parse_name, segment_name,
+    CheckpointOf, FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, checkpoint_name, index_name,
+    manifest_name, parse_index_name, parse_name, segment_name,
 };
 use crate::record::{Op, Record};
 use crate::scan::read_manifest;
@@ -53,11 +55,28 @@ impl Head {
     /// As [`Writer::open`].
     pub fn of(store: &dyn Store, uuid: &str) -> Result<Option<Self>> {
         Ok(End::find(store, uuid)?.newest.map(|(manifest, _)| Self {
+            last_seq: history_end(&manifest),
             chain: manifest.chain,
             epoch: manifest.epoch,
-            last_seq: manifest.last_seq,
         }))
     }
+}
+
+impl Head {
+    /// How new the end of the volume's journal on a medium is, to compare media: when its last record was made, nanoseconds since 1970, and the
+    /// index of its last segment. `None` where nothing of the volume is there.
+    ///
+    /// # Errors
+    /// As [`Writer::open`].
+    pub fn order(store: &dyn Store, uuid: &str) -> Result<Option<(i64, u64)>> {
+        let newest = End::find(store, uuid)?.newest;
+        Ok(newest.map(|(manifest, _)| (manifest.last_time_ns, manifest.index)))
+    }
+}
+
+/// Last number of the history that is sealed with a segment.
+fn history_end(manifest: &Manifest) -> u64 {
+    manifest.sealed_seq.unwrap_or(manifest.last_seq)
 }
 
 /// What a writer finds on a medium.
@@ -101,6 +120,23 @@ impl End {
             }
             newest = Some((manifest, hash));
         }
+        let newest_index_object = objects
+            .iter()
+            .filter_map(|object| parse_index_name(&object.name))
+            .filter_map(|(volume, next)| (volume == uuid).then_some(next))
+            .max();
+        // On a medium that the chain goes on on, what was sealed before is carried.
+        if let Some(next) = newest_index_object.filter(|next| *next > newest_manifest + 1) {
+            let name = index_name(uuid, next);
+            store
+                .make_durable(&name)
+                .map_err(|error| Error::io(format!("make {name} durable"), error))?;
+            newest = newest_carried(store, uuid, next)?.or(newest);
+            newest_manifest = newest
+                .as_ref()
+                .map_or(newest_manifest, |(manifest, _)| manifest.index);
+            newest_index = newest_index.max(newest_manifest);
+        }
         if newest_index - newest_manifest > VOID_INDEXES_MAX as u64 {
             return Err(Error::Integrity(format!(
                 "{} holds segment {newest_index} of volume {uuid}, and the newest manifest is {newest_manifest}: none of ours",
@@ -127,6 +163,7 @@ struct Chain {
 
 struct Pending {
     segment: SegmentWriter,
+    checkpoint: Option<CheckpointOf>,
     first_seq: u64,
     last_seq: u64,
     first_time_ns: i64,
@@ -143,9 +180,13 @@ pub struct Writer {
     volume: VolumeInfo,
     epoch: u64,
     chain: Chain,
+    /// The medium that the segment begun is written to.
+    medium: String,
     pending: Option<Pending>,
     last_seq: Option<u64>,
     sealed_seq: Option<u64>,
+    /// The checkpoint that is being written, and its last number that is sealed.
+    checkpoint: Option<(CheckpointOf, u64)>,
     /// Something failed since the last seal: the medium may have been away, and need not be the one that comes back.
     has_failed: bool,
 }
@@ -161,7 +202,7 @@ impl Writer {
         let End { label, newest, void } = End::find(&*store, &volume.uuid)?;
         let (id, previous, epoch, index) = match newest {
             Some((manifest, hash)) => (manifest.chain, Some(hash), manifest.epoch + 1, manifest.index),
-            None => (label.medium, None, 1, 0),
+            None => (label.medium.clone(), None, 1, 0),
         };
         let chain = Chain {
             id,
@@ -175,9 +216,11 @@ impl Writer {
             volume,
             epoch,
             chain,
+            medium: label.medium,
             pending: None,
             last_seq: None,
             sealed_seq: None,
+            checkpoint: None,
             has_failed: false,
         })
     }
@@ -213,6 +256,21 @@ impl Writer {
         self.epoch
     }
 
+    /// The medium is another one from the next record on: nothing goes there before it has shown that it carries the end of the chain.
+    pub fn medium_changed(&mut self) {
+        self.discard();
+    }
+
+    /// Index of the segment that is written next.
+    pub fn next_index(&self) -> u64 {
+        self.chain.next_index
+    }
+
+    /// Index of the newest segment that is sealed; 0 where none is.
+    pub fn sealed_index(&self) -> u64 {
+        self.chain.sealed_index
+    }
+
     /// Bytes of the segment begun, before compression for what is still in memory; 0 if none is begun.
     pub fn bytes_pending(&self) -> u64 {
         self.pending.as_ref().map_or(0, |pending| pending.segment.bytes())
@@ -230,6 +288,15 @@ impl Writer {
     /// [`Error::MediumFull`], [`Error::Io`]; [`Error::MediumNeeded`] where the medium is not as it was left; [`Error::Integrity`] for a sequence
     /// number that does not rise.
     pub fn push(&mut self, record: &Record) -> Result<()> {
+        if self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.checkpoint.is_some())
+        {
+            return Err(Error::Integrity(
+                "a segment of a checkpoint is not sealed yet".to_owned(),
+            ));
+        }
         if let Some(last) = self.last_seq
             && record.seq <= last
         {
@@ -238,7 +305,7 @@ impl Writer {
                 record.seq
             )));
         }
-        let result = self.try_push(record);
+        let result = self.try_push(record, None);
         match result {
             Ok(()) => self.last_seq = Some(record.last_seq),
             Err(_) => self.discard(),
@@ -246,9 +313,52 @@ impl Writer {
         result
     }
 
-    fn try_push(&mut self, record: &Record) -> Result<()> {
+    /// Seals some records of a checkpoint as one segment, between those of the history: nothing of that may be begun. Their numbers are the
+    /// checkpoint's own, from 1.
+    ///
+    /// # Errors
+    /// As [`Writer::push`] and [`Writer::seal`]; nothing of them is there then, and they can be sealed again. [`Error::Integrity`] where they do not
+    /// go on from what was sealed before of the same checkpoint.
+    pub fn seal_checkpoint(&mut self, of: CheckpointOf, records: &[Record]) -> Result<Option<SealedSegment>> {
+        let sealed = match self.checkpoint {
+            Some((before, sealed)) if before == of => sealed,
+            _ => 0,
+        };
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return Ok(None);
+        };
+        if self.pending.is_some() || (first.seq != 1 && first.seq != sealed + 1) {
+            return Err(Error::Integrity(format!(
+                "record {} of a checkpoint does not come after {sealed}, or a segment of the history is begun",
+                first.seq
+            )));
+        }
+        let last_seq = last.last_seq;
+        let pushed = records
+            .iter()
+            .try_for_each(|record| self.try_push(record, Some(of)));
+        let sealed = match (pushed, self.pending.take()) {
+            (Ok(()), Some(pending)) => self.try_seal(pending),
+            (Ok(()), None) => return Ok(None),
+            (Err(error), _) => Err(error),
+        };
+        match sealed {
+            Ok(sealed) => {
+                self.checkpoint = Some((of, last_seq));
+                Ok(Some(sealed))
+            }
+            Err(error) => {
+                self.discard();
+                Err(error)
+            }
+        }
+    }
+
+    fn try_push(&mut self, record: &Record, checkpoint: Option<CheckpointOf>) -> Result<()> {
         if self.has_failed && self.pending.is_none() {
             self.check_end()?;
+            // It may be another one by now: the next medium of the chain.
+            self.medium = Label::of_writable(&*self.store)?.medium;
             self.has_failed = false;
         }
         let pending = match &mut self.pending {
@@ -258,7 +368,7 @@ impl Writer {
                 &self.volume,
                 self.epoch,
                 &mut self.chain,
-                record,
+                (record, checkpoint),
             )?),
         };
         pending.segment.push(record)?;
@@ -322,7 +432,18 @@ impl Writer {
             ))
         };
         if !manifests.contains(&chain.sealed_index) {
-            return Err(lost("is not there any more".to_owned()));
+            let carried = objects
+                .iter()
+                .filter_map(|object| parse_index_name(&object.name))
+                .any(|(uuid, next)| uuid == volume.uuid && next == chain.sealed_index + 1);
+            return match carried
+                .then(|| newest_carried(&**store, &volume.uuid, chain.sealed_index + 1))
+                .transpose()?
+                .flatten()
+            {
+                Some((_, hash)) if hash == *previous => Ok(()),
+                _ => Err(lost("is not there any more".to_owned())),
+            };
         }
         store
             .make_durable(&name)
@@ -340,10 +461,13 @@ impl Writer {
         volume: &VolumeInfo,
         epoch: u64,
         chain: &mut Chain,
-        record: &Record,
+        (record, checkpoint): (&Record, Option<CheckpointOf>),
     ) -> Result<Pending> {
         let object = loop {
-            let name = segment_name(&volume.uuid, chain.next_index);
+            let name = match checkpoint {
+                None => segment_name(&volume.uuid, chain.next_index),
+                Some(_) => checkpoint_name(&volume.uuid, chain.next_index),
+            };
             match store.create(&name, ObjectKind::Plain) {
                 Ok(object) => break object,
                 // A seal that failed after the object had its name (its directory could not be synced): the index is void.
@@ -357,7 +481,7 @@ impl Writer {
                 Err(error) => return Err(Error::io(format!("create {name}"), error)),
             }
         };
-        let keys = [
+        let mut keys = vec![
             ("format", FORMAT_VERSION.to_string()),
             ("volume", volume.uuid.clone()),
             ("chain", chain.id.clone()),
@@ -366,8 +490,12 @@ impl Writer {
             ("first_seq", record.seq.to_string()),
             ("previous", chain.previous.clone().unwrap_or_default()),
         ];
+        if let Some(of) = checkpoint {
+            keys.push(("checkpoint", of.seq.to_string()));
+        }
         Ok(Pending {
             segment: SegmentWriter::new(object, &keys)?,
+            checkpoint,
             first_seq: record.seq,
             last_seq: record.last_seq,
             first_time_ns: record.time_ns,
@@ -395,6 +523,7 @@ impl Writer {
     fn try_seal(&mut self, pending: Pending) -> Result<SealedSegment> {
         let Pending {
             segment,
+            checkpoint,
             first_seq,
             last_seq,
             first_time_ns,
@@ -410,8 +539,11 @@ impl Writer {
         let manifest = Manifest {
             format: FORMAT_VERSION,
             chain: self.chain.id.clone(),
+            medium: self.medium.clone(),
             volume: self.volume.clone(),
             epoch: self.epoch,
+            checkpoint,
+            sealed_seq: checkpoint.map(|_| self.sealed_seq.unwrap_or(0)),
             index,
             first_seq,
             last_seq,

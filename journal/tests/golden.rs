@@ -32,7 +32,7 @@ fn as_now(line: &str) -> String {
 
 #[test]
 fn every_version_is_read_as_it_was_written() {
-    for version in ["v1", "v2", "v3", "v4", "v5", "v6"] {
+    for version in ["v1", "v2", "v3", "v4", "v5", "v6", "v7"] {
         is_read_as_it_was_written(version);
     }
 }
@@ -73,6 +73,7 @@ fn every_version_means_what_it_meant() {
         ("v4", Some(4_000_000_000)),
         ("v5", Some(4_000_000_000)),
         ("v6", Some(4_000_000_000)),
+        ("v7", Some(4_000_000_000)),
     ] {
         means_what_it_meant(version, project);
     }
@@ -81,7 +82,7 @@ fn every_version_means_what_it_meant() {
 /// From format 4 on an epoch may go on from another; before, each said nothing of those before it.
 #[test]
 fn an_epoch_goes_on_from_the_one_before_it_where_it_says_so() {
-    for (version, earlier) in [("v3", 0), ("v4", 1), ("v5", 1), ("v6", 1)] {
+    for (version, earlier) in [("v3", 0), ("v4", 1), ("v5", 1), ("v6", 1), ("v7", 1)] {
         let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
         let journal = reader.journal(None).unwrap();
         let point = journal.resolve(&At::Latest).unwrap();

@@ -217,6 +217,7 @@ fn an_epoch_that_goes_on_from_others_needs_them() {
         seq,
         first_segment,
         last_segment,
+        checkpoint: None,
     };
     // The first epoch has three segments of three records, the others two.
     let epochs = [history(), continuing(1, 7), continuing(2, 4)];

@@ -300,6 +300,7 @@ fn medium(volume: &VolumeStatus, stale: Duration) -> Option<Finding> {
         trouble_s,
         free_bytes: _,
         uuid,
+        name,
     } = &volume.medium_state;
     let trouble = trouble.as_ref()?;
     let is_tight = volume.spool_used_bytes * 100 >= volume.spool_bytes_max * SPOOL_TIGHT;
@@ -313,7 +314,7 @@ fn medium(volume: &VolumeStatus, stale: Duration) -> Option<Finding> {
     });
     let todo = match *exit_code {
         MEDIUM_FULL => format!("make room on the medium at {}", volume.medium),
-        _ => format!("mount the medium {uuid} at {}, writable", volume.medium),
+        _ => format!("mount the medium {name} ({uuid}) at {}, writable", volume.medium),
     };
     let what = format!("{trouble}, for {trouble_s} s{lasts}");
     Some(finding(

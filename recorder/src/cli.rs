@@ -3,6 +3,8 @@
 //! Owns parsing and the printing of results; what the commands do lives in the daemon, the control client and the doctor.
 
 pub(crate) mod exit;
+mod media;
+mod retention;
 mod say;
 
 use std::io::Write as _;
@@ -82,6 +84,21 @@ enum Command {
         #[arg(long)]
         wait: bool,
     },
+    /// Write the whole state into the journal, made from what is on the media: a restore of a later moment needs nothing from before
+    Checkpoint {
+        /// Only the volume that holds this path; without it, every recorded volume
+        path: Option<PathBuf>,
+    },
+    /// Label, list, look at, copy and eject media
+    Media {
+        #[command(subcommand)]
+        command: media::MediaCommand,
+    },
+    /// Which media are needed for what is promised, and which may be used again
+    Retention {
+        #[command(subcommand)]
+        command: retention::RetentionCommand,
+    },
     /// Stop recording: flush to the medium, remove the programs from the kernel
     Detach {
         /// Only the volume that holds this path; without it, every recorded volume
@@ -100,9 +117,9 @@ pub(crate) struct AttachArgs {
     /// Paths on the file systems to record
     #[arg(required = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// Directory of the medium that the journal is written to
-    #[arg(long)]
-    pub(crate) medium: PathBuf,
+    /// Directory where a medium is mounted that the journal is written to; given several times, the next one is taken where one is full or ejected
+    #[arg(long, required = true, value_name = "DIR")]
+    pub(crate) medium: Vec<PathBuf>,
     /// Directory for the spool; a directory per volume is made in it
     #[arg(long, default_value = config::SPOOL_DEFAULT)]
     pub(crate) spool: PathBuf,
@@ -118,6 +135,15 @@ pub(crate) struct AttachArgs {
     /// What to do before ring and spool are full
     #[arg(long, value_enum, default_value_t)]
     pub(crate) on_full: OnFull,
+    /// Make a checkpoint after so many GiB of journal
+    #[arg(long, value_name = "GIB")]
+    pub(crate) checkpoint_gib: Option<u32>,
+    /// Make a checkpoint after so many hours in which something was written
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) checkpoint_hours: Option<u32>,
+    /// Make a checkpoint before a restore of the newest moment needs more media than this
+    #[arg(long, value_name = "N")]
+    pub(crate) media_max: Option<u32>,
     /// The replayer binary to put on the medium; without it, the one beside this executable
     #[arg(long)]
     pub(crate) replayer: Option<PathBuf>,
@@ -181,6 +207,15 @@ fn run(command: Command, json: bool) -> Result<u8> {
             print_result(json, &answer, &status::flush_as_text(&answer));
             Ok(if wait { say_holes(&answer) } else { 0 })
         }
+        Command::Checkpoint { path } => {
+            let answer = Client::connect()?.ask(&Request::Checkpoint {
+                path: absolute(path)?,
+            })?;
+            print_result(json, &answer, &status::checkpoint_as_text(&answer));
+            Ok(0)
+        }
+        Command::Retention { command } => retention::run(command, json),
+        Command::Media { command } => media::run(command, json),
         Command::Detach { path } => {
             let path = absolute(path)?;
             let answer = match Client::connect() {

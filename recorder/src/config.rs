@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::cli::AttachArgs;
 use crate::cli::exit::{USAGE, coded};
+use crate::daemon::checkpoints::Policy;
 use crate::pipeline::OnFull;
 
 /// Where spools are put unless told otherwise.
@@ -32,8 +33,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct VolumeConfig {
     /// Any path on the file system.
     pub(crate) path: PathBuf,
-    /// Directory of the medium.
-    pub(crate) medium: PathBuf,
+    /// Directories where media are mounted: the journal goes on on the next one where one is full or ejected.
+    pub(crate) media: Vec<PathBuf>,
     /// Directory that the volume's spool directory is made in.
     pub(crate) spool: PathBuf,
     /// Size of the ring in bytes.
@@ -44,6 +45,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) barrier: Duration,
     /// What to do before ring and spool are full.
     pub(crate) on_full: OnFull,
+    /// When checkpoints are made.
+    pub(crate) checkpoints: Policy,
     /// Replayer to put on the medium.
     pub(crate) replayer: Option<PathBuf>,
 }
@@ -59,14 +62,25 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileVolume {
     path: PathBuf,
-    medium: PathBuf,
+    medium: OneOrMore,
     spool: Option<PathBuf>,
     ring_mib: Option<u32>,
     spool_mib: Option<u32>,
     barrier_s: Option<u32>,
     #[serde(default)]
     on_full: OnFull,
+    checkpoint_gib: Option<u32>,
+    checkpoint_hours: Option<u32>,
+    media_max: Option<u32>,
     replayer: Option<PathBuf>,
+}
+
+/// One directory, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(PathBuf),
+    More(Vec<PathBuf>),
 }
 
 /// The volumes that the arguments of `attach` name.
@@ -79,18 +93,24 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
         spool_mib,
         barrier_s,
         on_full,
+        checkpoint_gib,
+        checkpoint_hours,
+        media_max,
         replayer,
     } = arguments;
+    let checkpoints =
+        policy(*checkpoint_gib, *checkpoint_hours, *media_max).map_err(|why| coded(USAGE, why))?;
     let volumes = paths
         .iter()
         .map(|path| VolumeConfig {
             path: path.clone(),
-            medium: medium.clone(),
+            media: medium.clone(),
             spool: spool.clone(),
             ring_bytes: ring_mib << 20,
             spool_bytes_max: u64::from(*spool_mib) << 20,
             barrier: Duration::from_secs(u64::from(*barrier_s)),
             on_full: *on_full,
+            checkpoints,
             replayer: replayer.clone(),
         })
         .collect();
@@ -128,9 +148,19 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  spool_mib,
                  barrier_s,
                  on_full,
+                 checkpoint_gib,
+                 checkpoint_hours,
+                 media_max,
                  replayer,
              }| {
-                for named in [&path, &medium] {
+                let media = match medium {
+                    OneOrMore::One(medium) => vec![medium],
+                    OneOrMore::More(media) => media,
+                };
+                if media.is_empty() {
+                    return Err(format!("volume {} names no medium", path.display()));
+                }
+                for named in media.iter().chain([&path]) {
                     if !named.is_absolute() {
                         return Err(format!("{} is not an absolute path", named.display()));
                     }
@@ -148,17 +178,36 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                 }
                 Ok(VolumeConfig {
                     path,
-                    medium,
+                    media,
                     spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
                     ring_bytes: ring_mib << 20,
                     spool_bytes_max: u64::from(spool_mib) << 20,
                     barrier: Duration::from_secs(u64::from(barrier_s)),
                     on_full,
+                    checkpoints: policy(checkpoint_gib, checkpoint_hours, media_max)?,
                     replayer,
                 })
             },
         )
         .collect()
+}
+
+/// When checkpoints are made, from what was asked for.
+fn policy(gib: Option<u32>, hours: Option<u32>, media_max: Option<u32>) -> Result<Policy, String> {
+    for (name, value) in [("checkpoint_gib", gib), ("checkpoint_hours", hours)] {
+        if value == Some(0) {
+            return Err(format!("{name} is 0, at least 1 is needed"));
+        }
+    }
+    // A checkpoint is begun when the last medium allowed is, and may itself need another one.
+    if media_max.is_some_and(|media_max| media_max < 2) {
+        return Err("media_max is below 2: a checkpoint is made while another medium is begun".to_owned());
+    }
+    Ok(Policy {
+        bytes: gib.map(|gib| u64::from(gib) << 30),
+        interval: hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
+        media_max,
+    })
 }
 
 /// The value of `--ring-mib`.
@@ -196,11 +245,13 @@ mod tests {
     fn a_file_with_two_volumes() {
         let volumes = parse(
             "[[volume]]\npath = \"/srv\"\nmedium = \"/media/a\"\n\
-             [[volume]]\npath = \"/home\"\nmedium = \"/media/b\"\nspool = \"/s\"\nring_mib = 16\nspool_mib = 256\n",
+             [[volume]]\npath = \"/home\"\nmedium = [\"/media/b\", \"/media/c\"]\nspool = \"/s\"\nring_mib = 16\nspool_mib = 256\n",
         )
         .unwrap();
         assert_eq!(volumes.len(), 2);
         assert_eq!(volumes[0].spool, Path::new(SPOOL_DEFAULT));
+        assert_eq!(volumes[0].media, [Path::new("/media/a")]);
+        assert_eq!(volumes[1].media, [Path::new("/media/b"), Path::new("/media/c")]);
         assert_eq!(volumes[1].ring_bytes, 16 << 20);
         assert_eq!(volumes[1].spool_bytes_max, 256 << 20);
     }
@@ -227,6 +278,11 @@ mod tests {
                 "barrier_s",
             ),
             ("[[volume]]\npath = \"/a\"\n", "medium"),
+            ("[[volume]]\npath = \"/a\"\nmedium = []\n", "no medium"),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = [\"/m\", \"n\"]\n",
+                "absolute",
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");

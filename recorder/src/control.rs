@@ -49,6 +49,16 @@ pub(crate) enum Request {
         /// Answer only when that is done.
         wait: bool,
     },
+    /// Write the whole state into the journal.
+    Checkpoint {
+        /// Of which volume; `None` is all.
+        path: Option<PathBuf>,
+    },
+    /// Bring everything up to now onto the medium, and end that: the journal goes on on the next one.
+    Eject {
+        /// Of which volume; `None` is all.
+        path: Option<PathBuf>,
+    },
     /// Stop recording.
     Detach {
         /// Which volume; `None` is all.

@@ -5,13 +5,16 @@
 
 mod barriers;
 mod canary;
+pub(crate) mod checkpoints;
 mod checks;
 mod event;
 mod lag;
 pub(crate) mod medium;
 mod moments;
 mod mounted;
+mod places;
 mod resume;
+mod shelf;
 mod sink;
 mod start;
 mod volume;
@@ -34,6 +37,7 @@ use crate::config::VolumeConfig;
 use crate::control::{self, Operations, Request};
 use crate::pulse;
 use crate::status::Report;
+pub(crate) use checks::replayer;
 use event::Event;
 pub(crate) use resume::take_out;
 pub(crate) use start::Base;
@@ -275,6 +279,8 @@ impl Operations for Recorder {
                 self.each(path, |session| session.mark(&name))
             }
             Request::Flush { wait } => self.each(None, |session| session.flush(wait)),
+            Request::Checkpoint { path } => self.each(path, Session::checkpoint),
+            Request::Eject { path } => self.each(path, Session::eject),
             Request::Detach { path } => self.detach(path),
         }
     }

@@ -125,6 +125,8 @@ impl Known {
     }
 
     fn fold(&mut self, journal: &Journal, span: Span, is_last: bool) -> Result<()> {
+        // A checkpoint states what was; when that was changed is for the history to tell.
+        let is_last = is_last && span.checkpoint.is_none();
         let of_epoch = journal
             .segments()
             .find(|segment| segment.manifest.epoch == span.epoch);
@@ -133,7 +135,11 @@ impl Known {
             Some(segment) if is_last => segment.manifest.index,
             _ => span.first_segment,
         };
-        for segment in journal.segments_between(first_segment, span.last_segment)? {
+        let span = Span {
+            first_segment,
+            ..span
+        };
+        for segment in journal.segments_of(&span)? {
             for item in segment.records(Projection::State)? {
                 let (row, record) = item?;
                 if record.seq >= span.base_seq && record.seq <= span.seq {
@@ -223,6 +229,10 @@ fn with_base(journal: &Journal, mut dead: Dead) -> Result<Dead> {
     let is_complete = |epoch: u64| {
         let mut points = journal.points();
         points.any(|(of, _, point)| of == epoch && point.kind == PointKind::BaseEnd)
+            || journal
+                .complete_checkpoints()
+                .iter()
+                .any(|checkpoint| checkpoint.epoch == epoch)
     };
     while !is_complete(dead.head.epoch) {
         let mut before = dead.before.context("its base was not complete")?;

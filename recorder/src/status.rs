@@ -58,6 +58,9 @@ pub(crate) struct MediumStatus {
     pub(crate) free_bytes: Option<u64>,
     /// Uuid on its label.
     pub(crate) uuid: String,
+    /// What people call it.
+    #[serde(default)]
+    pub(crate) name: String,
 }
 
 /// One volume in `recorder status --json`.
@@ -230,6 +233,42 @@ pub(crate) fn flush_as_text(answer: &Value) -> String {
         } else {
             format!("flushing volume {} up to seq {}", volume["uuid"], volume["seq"])
         }
+    })
+}
+
+/// The answer to `checkpoint` as text.
+pub(crate) fn checkpoint_as_text(answer: &Value) -> String {
+    lines(answer, |volume| {
+        format!(
+            "checkpoint of volume {} epoch {} seq {}: {} inodes, {}",
+            volume["uuid"],
+            volume["epoch"],
+            volume["seq"],
+            volume["inodes"],
+            bytes(volume["bytes"].as_u64().unwrap_or(0))
+        )
+    })
+}
+
+/// The answer to `media eject` as text.
+pub(crate) fn eject_as_text(answer: &Value) -> String {
+    lines(answer, |volume| {
+        let mut text = format!(
+            "ejected medium {} ({}): {} may be unmounted; everything of {} up to seq {} is there",
+            volume["medium"]["name"],
+            volume["medium"]["uuid"],
+            volume["at"],
+            volume["path"],
+            volume["durable_seq"]
+        );
+        if volume["is_single_copy"] == true {
+            text.push_str("; it holds the only copy of it");
+        }
+        let next = match volume["next"].as_str() {
+            Some(next) => format!("; goes on on medium {next}"),
+            None => "; THE NEXT MEDIUM IS NEEDED".to_owned(),
+        };
+        text + &next
     })
 }
 

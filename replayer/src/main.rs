@@ -4,6 +4,7 @@
 mod cli;
 mod cloned;
 mod damage;
+mod drive;
 mod dump;
 mod exit;
 mod media;

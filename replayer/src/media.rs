@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::cli::PastArgs;
 use crate::cloned::Cloned;
+use crate::drive::Drive;
 use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
 use crate::progress::{Progress, Unit};
@@ -44,6 +45,7 @@ pub(crate) type Volume = VolumeInfo;
 /// Media that were opened together.
 pub(crate) struct Media {
     reader: Reader,
+    drive: Drive,
 }
 
 /// A moment, and how it is shown.
@@ -56,6 +58,8 @@ pub(crate) struct Point<'a> {
     pub(crate) media: Option<String>,
     /// That journal.
     journal: &'a Journal,
+    /// Takes media that were not given.
+    drive: &'a Drive,
 }
 
 impl Point<'_> {
@@ -115,7 +119,10 @@ impl Media {
         for problem in reader.label_problems() {
             warn!("{problem}");
         }
-        Ok(Self { reader })
+        Ok(Self {
+            reader,
+            drive: Drive::default(),
+        })
     }
 
     /// What is wrong beside the journals.
@@ -185,6 +192,7 @@ impl Media {
             resolved,
             media: (journals.len() > 1).then(|| journal.media().join(", ")),
             journal,
+            drive: &self.drive,
         };
         Ok((journal.volume().clone(), point))
     }
@@ -323,9 +331,7 @@ impl Point<'_> {
         let spans = self.resolved.spans().into_iter();
         spans
             .map(|span| {
-                let segments = self
-                    .journal
-                    .segments_between(span.first_segment, span.last_segment)?;
+                let segments = self.journal.segments_of(&span)?;
                 Ok((span, segments))
             })
             .collect()
@@ -373,7 +379,16 @@ impl Point<'_> {
         segment: u32,
         rows: Vec<u64>,
     ) -> Result<impl Iterator<Item = journal::Result<(u64, Data)>>> {
-        Ok(self.journal.segment(u64::from(segment))?.data(rows)?)
+        let segment = self.drive.fetch(self.journal.segment(u64::from(segment))?)?;
+        Ok(segment.data(rows)?)
+    }
+
+    /// Says which media a plan needs that were not given.
+    ///
+    /// # Errors
+    /// Exit code 20 where there are any and nobody can be asked for them.
+    pub(crate) fn check_media(&self, plan: &Plan) -> Result<()> {
+        self.drive.check(self.journal, plan)
     }
 
     /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data. Row groups without any are not

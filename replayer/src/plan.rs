@@ -28,6 +28,7 @@ pub(crate) fn run(args: &PlanArgs, format: Format) -> Result<Exit> {
 #[derive(Debug, PartialEq, Eq)]
 struct Reading {
     medium: String,
+    is_given: bool,
     first_segment: u64,
     last_segment: u64,
     segments: u64,
@@ -153,7 +154,7 @@ impl Outline {
             .iter()
             .map(|reading| {
                 json!({
-                    "medium": reading.medium, "first_segment": reading.first_segment, "last_segment": reading.last_segment,
+                    "medium": reading.medium, "is_given": reading.is_given, "first_segment": reading.first_segment, "last_segment": reading.last_segment,
                     "segments": reading.segments, "bytes": reading.bytes, "metadata_bytes": reading.metadata_bytes,
                     "data_bytes": reading.data_bytes,
                 })
@@ -191,7 +192,12 @@ impl Reading {
             .take_while(|piece| index(piece) == manifest.index)
             .map(|piece| u64::from(piece.row.row));
         Self {
-            medium: segment.medium(),
+            medium: if segment.is_carried() {
+                format!("{}, NOT GIVEN", segment.lies_on())
+            } else {
+                format!("{} at {}", segment.lies_on(), segment.medium())
+            },
+            is_given: !segment.is_carried(),
             first_segment: manifest.index,
             last_segment: manifest.index,
             segments: 1,

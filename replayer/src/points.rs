@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use journal::{At, Journal, PointKind};
+use journal::{At, Complete, Journal, PointKind};
 use serde_json::{Value, json};
 
 use crate::cli::PointsArgs;
@@ -62,6 +62,24 @@ fn one(journal: &Journal, text: &mut String) -> Value {
             "kind": what, "name": point.name, "epoch": epoch, "seq": point.seq, "segment": segment, "time": utc, "time_local": local,
         }));
     }
+    let mut checkpoints = Vec::new();
+    for Complete {
+        epoch,
+        of,
+        segments,
+        bytes,
+        ..
+    } in journal.complete_checkpoints()
+    {
+        let (utc, local) = (utc(of.time_ns), local(of.time_ns));
+        line(format!(
+            "  {:<11} epoch {epoch} seq {:>10}  {utc}  (local {local})  segments {} to {}",
+            "checkpoint", of.seq, segments.0, segments.1
+        ));
+        checkpoints.push(json!({
+            "epoch": epoch, "seq": of.seq, "segments": segments, "bytes": bytes, "time": utc, "time_local": local,
+        }));
+    }
     let newest = match journal.resolve(&At::Latest) {
         Ok(newest) => {
             let (utc, local) = (utc(newest.time_ns), local(newest.time_ns));
@@ -82,6 +100,6 @@ fn one(journal: &Journal, text: &mut String) -> Value {
     }
     json!({
         "uuid": volume.uuid, "fs_type": volume.fs_type, "chain": journal.chain(), "media": journal.media(),
-        "points": points, "newest": newest, "problems": problems,
+        "points": points, "checkpoints": checkpoints, "newest": newest, "problems": problems,
     })
 }

@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 8] = [
+pub(crate) const CI: [Scenario; 10] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -69,6 +69,18 @@ pub(crate) const CI: [Scenario; 8] = [
         kernel: KernelLine::K7_3,
         disks: &[512, 1024],
         usb: &[1024],
+    },
+    Scenario {
+        script: "media.sh",
+        kernel: KernelLine::K6_12,
+        disks: &[512, 2048, 64, 64, 64, 64, 512],
+        usb: &[],
+    },
+    Scenario {
+        script: "checkpoint.sh",
+        kernel: KernelLine::K6_1,
+        disks: &[512, 2048, 128, 128, 96, 96],
+        usb: &[],
     },
     Scenario {
         script: "stalls.sh",

@@ -60,6 +60,24 @@ impl DirStore {
         Ok(removed)
     }
 
+    /// Removes every object: the label first, so that what is left after an interruption is no medium. The one way in which anything is ever
+    /// removed from a medium, and none that a writer or reader of a journal has.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn erase(&self) -> io::Result<()> {
+        let mut objects = self.list()?;
+        objects.sort_by_key(|object| object.name != crate::label::LABEL_NAME);
+        for object in objects {
+            let (path, directory) = self.place(&object.name)?;
+            self.disk.remove(&path)?;
+            if object.name == crate::label::LABEL_NAME {
+                self.disk.sync_directory(&directory)?;
+            }
+        }
+        self.disk.sync_directory(&self.root)
+    }
+
     fn directories(&self) -> io::Result<Vec<PathBuf>> {
         let mut found = vec![self.root.clone()];
         for entry in self.disk.list(&self.root)? {

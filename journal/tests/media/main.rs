@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
 
 mod several;
+mod spans;
 
 use std::io::ErrorKind;
 use std::sync::Arc;

@@ -59,6 +59,7 @@ fn refuse(volume: &mut VolumeStatus, exit_code: u8) {
         trouble_s: 40,
         free_bytes: None,
         uuid: "m-1".to_owned(),
+        name: "tape-1".to_owned(),
     };
 }
 
@@ -128,7 +129,7 @@ fn each_trouble_has_its_code_and_says_what_to_do() {
             |v| refuse(v, MEDIUM_NEEDED),
             Level::Warning,
             MEDIUM_NEEDED,
-            "mount the medium m-1 at /media/usb0",
+            "mount the medium tape-1 (m-1) at /media/usb0",
         ),
         (
             "lasts 2 min",

@@ -16,6 +16,8 @@ pub(crate) const LOCKED: u8 = 11;
 pub(crate) const MEDIUM_NEEDED: u8 = 20;
 /// The medium has no room.
 pub(crate) const MEDIUM_FULL: u8 = 21;
+/// Something is not what was sealed.
+pub(crate) const INTEGRITY: u8 = 30;
 
 /// A moment that cannot be restored whole.
 pub(crate) const HOLE: u8 = 31;

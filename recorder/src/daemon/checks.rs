@@ -8,29 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use journal::Label;
-use journal::store::{DirStore, Store};
 use rustix::fs::{FlockOperation, flock};
 
-use super::medium::Medium;
+use super::places;
+use super::shelf::Shelf;
 use crate::capture::Volume;
-use crate::cli::exit::{FAILED, LOCKED, MEDIUM_FULL, MEDIUM_NEEDED, USAGE, coded};
+use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
 use crate::pipeline::OnFull;
-use crate::pulse::Watched;
-use crate::status::bytes as human;
-
-/// Least room on a medium to begin with, in bytes: label, replayer and a first segment.
-const MEDIUM_BYTES_MIN: u64 = 32 << 20;
 
 /// A volume that can be attached, with everything that this needs.
 pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
-    pub(crate) store: Arc<dyn Store>,
-    /// Uuid on the medium's label.
-    pub(crate) medium_uuid: String,
+    pub(super) shelf: Arc<Shelf>,
     pub(crate) spool_dir: PathBuf,
     /// Directories of spools, its own or another volume's, that lie on this volume.
     pub(crate) spool_inos: Vec<u64>,
@@ -86,9 +78,11 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .collect::<Result<_>>()?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
-        let (store, medium_uuid) = medium(&config, &devices)?;
+        let shelf = places::shelf(&config, &volume.uuid, &devices, || {
+            replayer(config.replayer.as_deref())
+        })?;
         let lock = lock(&volume.uuid, &volume.mount_point)?;
-        ready.push((config, volume, (store, medium_uuid), lock));
+        ready.push((config, volume, shelf, lock));
     }
     // A spool may lie on any of the volumes: none of them records any spool, or two would feed each other for ever.
     let spools = ready
@@ -99,7 +93,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .into_iter()
         .zip(devices)
         .enumerate()
-        .map(|(index, ((config, volume, (store, medium_uuid), lock), (device, _)))| {
+        .map(|(index, ((config, volume, shelf, lock), (device, _)))| {
             let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
             if config.on_full == OnFull::Throttle && !here.is_empty() {
                 let path = volume.mount_point.display();
@@ -111,7 +105,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
             Ok(Prepared {
                 config,
                 volume,
-                store,
+                shelf,
                 spool_dir: spools[index].directory.clone(),
                 spool_inos: here.iter().map(|spool| spool.ino).collect(),
                 excluded_inodes: here
@@ -119,7 +113,6 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                     .map(|spool| inodes_below(&spool.directory))
                     .collect::<Result<Vec<_>>>()?
                     .concat(),
-                medium_uuid,
                 lock,
             })
         })
@@ -167,65 +160,8 @@ fn inodes_below(directory: &Path) -> Result<Vec<u64>> {
     Ok(inodes)
 }
 
-/// Opens the medium, refuses one that cannot hold a journal of these volumes, labels it where it is new; and says its uuid.
-fn medium(config: &VolumeConfig, devices: &[(u64, PathBuf)]) -> Result<(Arc<dyn Store>, String)> {
-    let VolumeConfig { medium, .. } = config;
-    let named = medium.display();
-    let found = fs::metadata(medium).map_err(|error| {
-        coded(
-            MEDIUM_NEEDED,
-            format!("medium {named}: {error}; mount it, or name another with --medium"),
-        )
-    })?;
-    if !found.is_dir() {
-        return Err(coded(MEDIUM_NEEDED, format!("medium {named} is not a directory")));
-    }
-    if let Some((_, mount_point)) = devices.iter().find(|(device, _)| *device == found.dev()) {
-        return Err(coded(
-            FAILED,
-            format!(
-                "medium {named} lies on {}, which is to be recorded: the journal must be on another disk",
-                mount_point.display()
-            ),
-        ));
-    }
-    rustix::fs::access(medium, rustix::fs::Access::WRITE_OK)
-        .map_err(|error| coded(FAILED, format!("medium {named} cannot be written: {error}")))?;
-    let store = DirStore::open(medium).with_context(|| format!("open medium {named}"))?;
-    let free = store
-        .bytes_free()
-        .with_context(|| format!("measure medium {named}"))?;
-    if let Some(free) = free.filter(|&free| free < MEDIUM_BYTES_MIN) {
-        return Err(coded(
-            MEDIUM_FULL,
-            format!(
-                "medium {named} is full: {} free, at least {} are needed",
-                human(free),
-                human(MEDIUM_BYTES_MIN)
-            ),
-        ));
-    }
-    let removed = store
-        .remove_unsealed()
-        .with_context(|| format!("tidy medium {named}"))?;
-    if removed > 0 {
-        eprintln!("medium {named}: removed {removed} files that an interrupted recorder left unsealed");
-    }
-    let label = match Label::read(&store).with_context(|| format!("read the label of {named}"))? {
-        Some(label) => label,
-        None => {
-            let replayer = replayer(config.replayer.as_deref())?;
-            let label = Label::ensure(&store, &replayer, crate::snapshot::now_ns())
-                .with_context(|| format!("label medium {named}"))?;
-            eprintln!("medium {named}: labelled");
-            label
-        }
-    };
-    Ok((Arc::new(Watched(Medium::new(store, &label))), label.medium))
-}
-
 /// The bytes of the replayer, which every medium carries.
-fn replayer(named: Option<&Path>) -> Result<Vec<u8>> {
+pub(crate) fn replayer(named: Option<&Path>) -> Result<Vec<u8>> {
     let path = match named {
         Some(path) => path.to_owned(),
         None => std::env::current_exe()

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use journal::Label;
 use journal::store::{Append, DirStore, ObjectInfo, ObjectKind, ReadAt, Store};
 
+use super::shelf::{Held, Shelf};
 use super::volume::{STOP_INTERVAL, Session};
 use crate::pulse;
 
@@ -88,12 +89,22 @@ pub(super) struct Look {
     pub(super) free_bytes: Option<u64>,
     /// Uuid on its label.
     pub(super) uuid: String,
+    /// What people call it.
+    pub(super) name: String,
 }
 
 impl Look {
-    /// Looks at the medium that had this uuid.
-    fn at(store: &dyn Store, uuid: &str, before: Option<&Self>) -> Self {
-        let found = is_same(store, uuid).and_then(|()| store.bytes_free());
+    /// Looks at the medium that is written to.
+    fn at(shelf: &Shelf, before: Option<&Self>) -> Self {
+        let Held { store, label, .. } = shelf.current();
+        let found = match shelf.ejected() {
+            Some((named, why_not)) => {
+                Err(io::Error::other(why_not.unwrap_or_else(|| {
+                    format!("medium {named} was ejected: the next one is needed")
+                })))
+            }
+            None => is_same(&*store, &label.medium).and_then(|()| store.bytes_free()),
+        };
         let (free_bytes, trouble) = match found {
             Ok(free_bytes) => (free_bytes, None),
             Err(error) => (None, Some(error.to_string())),
@@ -103,7 +114,8 @@ impl Look {
             since: trouble.is_some().then(|| since.unwrap_or_else(Instant::now)),
             trouble,
             free_bytes,
-            uuid: uuid.to_owned(),
+            uuid: label.medium,
+            name: label.name,
         }
     }
 }
@@ -111,14 +123,14 @@ impl Look {
 impl Session {
     /// Looks at the medium now and then until the recording ends: on a volume on which nothing happens nobody else would find that it is
     /// gone.
-    pub(super) fn look_at_medium(&self, store: &dyn Store, uuid: &str) {
+    pub(super) fn look_at_medium(&self) {
         let mut next = Instant::now();
         while !self.sink.stop.load(Ordering::Relaxed) {
             pulse::beat();
             if Instant::now() >= next {
                 next = Instant::now() + LOOK_INTERVAL;
                 let before = self.watched().medium.clone();
-                let look = Look::at(store, uuid, before.as_ref());
+                let look = Look::at(&self.shelf, before.as_ref());
                 self.watched().medium = Some(look);
             }
             std::thread::sleep(STOP_INTERVAL);

@@ -12,14 +12,18 @@ use anyhow::{Context as _, Result, ensure};
 use journal::record::{InodeKey, Op};
 use serde_json::{Value, json};
 
-use super::volume::{Parts, STATE_BASE, STATE_RECORDING, Session};
+use super::shelf::Held;
+use super::volume::{Parts, STATE_BASE, STATE_RECORDING, STOP_INTERVAL, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
+use crate::media;
 use crate::pipeline::{Handle, Left};
 use crate::pulse::{self, Place};
 use crate::snapshot::{Sink as _, own_record};
 
 /// Longest time that a flush may take while the medium takes what it is given.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Longest time that a medium may take to end once everything is on it: what the next one is to carry is written.
+const EJECT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Longest time that anything waits for what is to be read anew.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time that a mark, a flush, or the end waits for the repair of holes.
@@ -211,6 +215,36 @@ impl Session {
         Ok(json!({
             "uuid": self.volume.uuid, "path": self.path, "seq": seq, "waited": wait,
             "durable_seq": status.durable_seq, "segment": status.segments, "holes_open": self.sink.handle.holes_open(seq),
+        }))
+    }
+
+    /// Brings everything up to now onto the medium, and waits until that takes nothing more. Where the next one is there, the journal goes on on it.
+    pub(super) fn eject(&self) -> Result<Value> {
+        let Held { label, path, .. } = self.shelf.current();
+        let (is_last, is_new) = (
+            || self.shelf.ejected().is_some(),
+            || self.shelf.current().label.medium != label.medium,
+        );
+        ensure!(!is_last(), "medium {} is ejected already", label.named());
+        self.flush(true)?;
+        self.shelf.eject();
+        self.sink.handle.wake();
+        let end = Instant::now() + EJECT_TIMEOUT;
+        while !is_last() && !is_new() {
+            self.sink.handle.check()?;
+            ensure!(
+                Instant::now() < end,
+                "medium {} does not come to an end: see `recorder status`",
+                label.named()
+            );
+            std::thread::sleep(STOP_INTERVAL);
+        }
+        let known = media::enter(&path, &label);
+        let is_single_copy = known.inspect_err(|error| tracing::error!("the catalog: {error:#}"));
+        let next = is_new().then(|| self.shelf.current().label.named().to_string());
+        Ok(json!({
+            "uuid": self.volume.uuid, "path": self.path, "medium": label.named(), "at": path,
+            "durable_seq": self.sink.handle.status().durable_seq, "is_single_copy": is_single_copy.ok(), "next": next,
         }))
     }
 

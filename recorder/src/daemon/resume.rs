@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use abi::ABI_VERSION;
 use anyhow::{Context as _, Result, ensure};
-use journal::store::Store;
 use journal::store::disk::Disk;
 use serde_json::{Value, json};
 
+use super::shelf::Shelf;
 use super::{checks, mounted};
 use crate::capture::{self, Capture, Volume};
 use crate::control;
@@ -26,7 +26,7 @@ pub(super) struct Place {
     /// Directories of spools on the volume.
     pub(super) spool_inos: Vec<u64>,
     pub(super) numbers_file: PathBuf,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) shelf: Arc<Shelf>,
 }
 
 /// The programs that an earlier recorder left on the volume, and the rest of what it left, where both can be gone on with. Where they
@@ -102,10 +102,10 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
         spool_dir,
         spool_inos: _,
         numbers_file,
-        store,
+        shelf,
     } = place;
     let left = Left::find(
-        &**store,
+        &**shelf,
         &volume.uuid,
         disk,
         spool_dir,

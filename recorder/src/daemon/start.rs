@@ -39,7 +39,7 @@ impl Start {
     /// Finds what is left of the recording before, which has ended: before its spool is given up.
     pub(super) fn anew(volume: &Volume, place: &Place) -> Self {
         Self::Anew(find_dead(
-            &*place.store,
+            &*place.shelf,
             &volume.uuid,
             &place.disk,
             &place.spool_dir,

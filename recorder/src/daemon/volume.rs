@@ -16,11 +16,13 @@ use journal::store::Store;
 use journal::store::disk::SystemDisk;
 use tokio::sync::mpsc;
 
+use super::checkpoints::Policy;
 use super::checks::Prepared;
 use super::event::{Event, RecordingLine};
 use super::moments::{Detached, Misses};
 use super::mounted;
 use super::resume::{self, Place};
+use super::shelf::Shelf;
 use super::sink::{PipelineSink, Requests, wanted};
 use super::start::{self, Base, Start};
 use super::watched::{Watched, now_ms, state_before};
@@ -43,7 +45,7 @@ const STATE_FAILED: u8 = 2;
 /// One volume while it is recorded.
 pub(crate) struct Session {
     pub(super) path: PathBuf,
-    pub(super) medium: PathBuf,
+    pub(super) shelf: Arc<Shelf>,
     pub(super) spool_dir: PathBuf,
     pub(super) volume: Volume,
     pub(super) root: Arc<Root>,
@@ -62,6 +64,8 @@ pub(crate) struct Session {
     pub(super) is_ending: RwLock<bool>,
     /// What was seen of it at the last look.
     pub(super) watched: Mutex<Watched>,
+    /// Held while a checkpoint is made.
+    pub(super) checkpointing: Mutex<()>,
     /// Held while it is detached; how that went.
     pub(super) detached: Mutex<Option<Detached>>,
 }
@@ -80,11 +84,10 @@ impl Session {
         let Prepared {
             config,
             volume,
-            store,
+            shelf,
             spool_dir,
             spool_inos,
             excluded_inodes,
-            medium_uuid,
             lock,
         } = prepared;
         let root = Arc::new(Root::open(&volume.mount_point, spool_inos.clone())?);
@@ -95,7 +98,7 @@ impl Session {
             numbers_file: Path::new(RUN_DIR).join(format!("{}.numbers", volume.uuid)),
             spool_dir: spool_dir.clone(),
             spool_inos,
-            store,
+            shelf: Arc::clone(&shelf),
         };
         let (mut capture, left, start) = match resume::find(&volume, &place, &root)? {
             Some((capture, left)) => {
@@ -108,7 +111,7 @@ impl Session {
             }
         };
         let misses = left.as_ref().map_or_else(Misses::default, Misses::left_by);
-        let store = Arc::clone(&place.store);
+        let store: Arc<dyn Store> = shelf.clone();
         let before_ms = state_before(&volume.uuid);
         match Self::begin(place, &volume, &root, &mut capture, (left, start.from())) {
             Ok((pipeline, sink)) => {
@@ -116,7 +119,7 @@ impl Session {
                 let resumed_ms = start.resumed_seq().and(before_ms).unwrap_or_else(now_ms);
                 let session = Arc::new(Self {
                     path: config.path,
-                    medium: config.medium,
+                    shelf,
                     spool_dir,
                     volume,
                     root,
@@ -130,10 +133,11 @@ impl Session {
                     misses_seen: Mutex::new(misses),
                     is_ending: RwLock::new(false),
                     watched: Mutex::new(Watched::new(captured_seq, resumed_ms)),
+                    checkpointing: Mutex::new(()),
                     detached: Mutex::new(None),
                 });
-                session.go_on(capture, pipeline, lock, events, (start, Arc::clone(&store)))?;
-                session.start_others(config.barrier, store, medium_uuid)?;
+                session.go_on(capture, pipeline, lock, events, (start, store))?;
+                session.start_others(config.barrier, config.checkpoints)?;
                 Ok(session)
             }
             // What an earlier recorder left stays for the next try.
@@ -177,7 +181,7 @@ impl Session {
             spool_dir,
             spool_inos: _,
             numbers_file,
-            store,
+            shelf,
         } = place;
         let brake = capture.take_throttle()?;
         let throttle = (on_full == OnFull::Throttle)
@@ -191,7 +195,8 @@ impl Session {
             identity,
             left,
             from,
-            store,
+            store: shelf.clone(),
+            changer: Some(shelf),
             events: ring,
             numbers: Arc::new(SharedArrays {
                 sequence: capture.sequence(),
@@ -249,19 +254,20 @@ impl Session {
     }
 
     /// Starts the threads without which recording goes on, but not for ever.
-    fn start_others(
-        self: &Arc<Self>,
-        interval: Duration,
-        store: Arc<dyn Store>,
-        medium_uuid: String,
-    ) -> Result<()> {
+    fn start_others(self: &Arc<Self>, interval: Duration, policy: Policy) -> Result<()> {
         self.start_other("barriers", move |session| {
             session.barriers(interval);
             Ok(())
         })?;
+        if policy != Policy::default() {
+            self.start_other("checkpoints", move |session| {
+                session.checkpoints(policy);
+                Ok(())
+            })?;
+        }
         self.start_other("canary", Self::canary)?;
         self.start_other("medium", move |session| {
-            session.look_at_medium(&*store, &medium_uuid);
+            session.look_at_medium();
             Ok(())
         })
     }

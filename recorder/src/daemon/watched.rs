@@ -185,7 +185,7 @@ impl Session {
             misses,
             segments: status.segments,
             base: self.base_taken().clone(),
-            medium: self.medium.display().to_string(),
+            medium: self.shelf.current().path.display().to_string(),
             medium_state: medium_state(&status, watched.medium.as_ref()),
             stalls: watched.stalls.clone(),
             is_passing: !watched.passing.is_late,
@@ -232,6 +232,7 @@ fn medium_state(status: &PipelineStatus, look: Option<&Look>) -> MediumStatus {
             trouble_s: refused.since.elapsed().as_secs(),
             free_bytes: looked.free_bytes,
             uuid: looked.uuid,
+            name: looked.name,
         },
         None => MediumStatus {
             exit_code: if looked.trouble.is_some() {
@@ -243,6 +244,7 @@ fn medium_state(status: &PipelineStatus, look: Option<&Look>) -> MediumStatus {
             trouble: looked.trouble,
             free_bytes: looked.free_bytes,
             uuid: looked.uuid,
+            name: looked.name,
         },
     }
 }

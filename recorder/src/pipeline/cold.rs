@@ -21,8 +21,8 @@ use super::ledger::Windows;
 use super::losses::Losses;
 use super::output::Output;
 use super::resume::{Keeper, Known, Unfinished};
-use super::shared::{Shared, lock};
-use super::{Handle, Requests, own};
+use super::shared::{Aside, Shared, lock};
+use super::{Changer, Handle, Requests, own};
 use crate::decode::{self, Decoded, Untold};
 use crate::doubt::{Doubt, Request};
 use crate::order::Window;
@@ -63,7 +63,7 @@ impl Cold {
     pub(super) fn new(
         handle: &Handle,
         (disk, spool_dir): (&Arc<dyn Disk>, &Path),
-        writer: Writer,
+        (writer, changer): (Writer, Option<Arc<dyn Changer>>),
         requests: Requests,
         known: Known,
         keeper: Keeper,
@@ -95,7 +95,7 @@ impl Cold {
             drained: 0,
             losses: Losses::default(),
             doubt,
-            output: Output::new(Arc::clone(&shared), writer),
+            output: Output::new(Arc::clone(&shared), writer, changer),
             requests,
             wanted: Vec::new(),
             windows,
@@ -132,9 +132,11 @@ impl Cold {
             self.shared
                 .window_bytes
                 .store(self.window.bytes() as u64, Ordering::Relaxed);
+            self.seal_aside()?;
             if self.is_due(idle, stopping) {
                 self.seal()?;
             }
+            self.output.let_go();
             self.say_safe();
             if idle {
                 let state = lock(&self.shared.spool);
@@ -403,6 +405,30 @@ impl Cold {
         let asked =
             flush_seq > self.shared.durable_seq.load(Ordering::SeqCst) && self.window.next_seq() > flush_seq;
         asked || (stopping && idle) || self.output.is_due()
+    }
+
+    /// Seals a portion of a checkpoint, if one waits, after what of the history is begun.
+    fn seal_aside(&mut self) -> Result<()> {
+        let waits = {
+            let mut aside = lock(&self.shared.aside);
+            match std::mem::take(&mut *aside) {
+                Aside::Waits(of, records) => Some((of, records)),
+                other => {
+                    *aside = other;
+                    None
+                }
+            }
+        };
+        let Some((of, records)) = waits else {
+            return Ok(());
+        };
+        if !self.output.is_empty() {
+            self.seal()?;
+        }
+        self.output.seal_checkpoint(of, &records)?;
+        *lock(&self.shared.aside) = Aside::Sealed;
+        self.shared.news.notify_all();
+        Ok(())
     }
 
     /// Seals everything that has passed, and gives spool space back.

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use journal::CheckpointOf;
 use journal::record::{InodeKey, Op, Record};
 
 use super::own;
-use super::shared::{Shared, SpoolState, Waits, lock};
+use super::shared::{Aside, Shared, SpoolState, Waits, lock};
 use crate::cli::exit::coded;
 use crate::pulse::{self, Place, Pulses};
 use crate::snapshot::own_record;
@@ -81,6 +82,34 @@ impl Handle {
     /// The epoch that is being written.
     pub(crate) fn epoch(&self) -> u64 {
         self.shared.epoch
+    }
+
+    /// The chain that is being written.
+    pub(crate) fn chain(&self) -> &str {
+        &self.shared.chain
+    }
+
+    /// Has records of a checkpoint sealed as one segment, after what of the history is begun; however long a medium stays away. One caller at a time.
+    ///
+    /// # Errors
+    /// When told to stop, or the pipeline has stopped.
+    pub(crate) fn seal_checkpoint(
+        &self,
+        of: CheckpointOf,
+        records: Vec<Record>,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        *lock(&self.shared.aside) = Aside::Waits(of, records);
+        self.shared.news.notify_all();
+        let sealed = self.wait_until(
+            |_| matches!(*lock(&self.shared.aside), Aside::Sealed),
+            || {
+                stop.load(Ordering::Relaxed)
+                    .then(|| anyhow!("interrupted while a checkpoint was made: it does not count"))
+            },
+        );
+        *lock(&self.shared.aside) = Aside::Nothing;
+        sealed
     }
 
     /// Waits until `done`, or until `give_up` has an error, or the pipeline one.
@@ -204,6 +233,11 @@ impl Handle {
     /// Asks for everything up to `seq` to be brought onto the medium; waits for nothing.
     pub(crate) fn flush_soon(&self, seq: u64) {
         self.ask_for(seq);
+    }
+
+    /// Whoever waits for news looks again.
+    pub(crate) fn wake(&self) {
+        self.shared.news.notify_all();
     }
 
     /// Returns when everything up to `seq` is on the medium, however long that stays away.

@@ -45,7 +45,7 @@ pub(crate) use limits::Limits;
 use requests::Requests;
 pub(crate) use resume::{Identity, Left};
 use resume::{Keeper, Known, Place};
-pub(crate) use seam::{Events, Numbers, SharedArrays};
+pub(crate) use seam::{Changer, Events, Numbers, SharedArrays};
 use shared::{Shared, SpoolState};
 use taken::Taken;
 pub(crate) use throttle::{OnFull, Throttle};
@@ -75,6 +75,8 @@ pub(crate) struct PipelineOptions<'a, E: Events> {
     pub(crate) from: Option<&'a Dead>,
     /// The medium.
     pub(crate) store: Arc<dyn Store>,
+    /// Puts another one in its place; without it, it stays the same.
+    pub(crate) changer: Option<Arc<dyn Changer>>,
     /// Where events come from.
     pub(crate) events: E,
     /// The numbers.
@@ -110,6 +112,7 @@ impl Pipeline {
             left,
             from,
             store,
+            changer,
             events,
             numbers,
             throttle,
@@ -154,7 +157,7 @@ impl Pipeline {
             state,
             numbers,
             taken,
-            writer.epoch(),
+            (writer.head_at(0).chain, writer.epoch()),
             sealed_seq,
         ));
         let handle = Handle {
@@ -164,7 +167,7 @@ impl Pipeline {
         let cold = cold::Cold::new(
             &handle,
             (&disk, &spool_dir),
-            writer,
+            (writer, changer),
             Requests::new(sender),
             known,
             Keeper { ledgers, identity },
@@ -234,7 +237,7 @@ fn new_shared(
     spool: SpoolState,
     numbers: Arc<dyn Numbers>,
     taken: Taken,
-    epoch: u64,
+    (chain, epoch): (String, u64),
     sealed_seq: u64,
 ) -> Shared {
     Shared {
@@ -274,6 +277,8 @@ fn new_shared(
         stop_hot: AtomicBool::new(false),
         stop_cold: AtomicBool::new(false),
         failed: Mutex::default(),
+        aside: Mutex::default(),
+        chain,
         waits: Mutex::default(),
     }
 }

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use journal::record::{Op, Record};
-use journal::{Error, Head, Writer};
+use journal::{CheckpointOf, Error, Head, Writer};
 
+use super::Changer;
 use super::shared::{Shared, Waits, lock};
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 use crate::merge::Merger;
@@ -21,6 +22,8 @@ pub(super) struct Output {
     shared: Arc<Shared>,
     merger: Merger,
     writer: Writer,
+    changer: Option<Arc<dyn Changer>>,
+    looked_for_next: Option<Instant>,
     /// Records of the segment begun: pushed again when the medium fails.
     unsealed: Vec<Record>,
     unsealed_since: Option<Instant>,
@@ -30,11 +33,13 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(shared: Arc<Shared>, writer: Writer) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, writer: Writer, changer: Option<Arc<dyn Changer>>) -> Self {
         Self {
             shared,
             merger: Merger::default(),
             writer,
+            changer,
+            looked_for_next: None,
             unsealed: Vec::new(),
             unsealed_since: None,
             unsealed_bytes: 0,
@@ -87,7 +92,9 @@ impl Output {
         let late = self
             .unsealed_since
             .is_some_and(|since| since.elapsed() > limits.seal_after);
-        late || self.unsealed_bytes >= limits.unsealed_bytes_max
+        let leaving = !self.is_empty() && self.changer.as_ref().is_some_and(|changer| changer.is_ejecting());
+        late || leaving
+            || self.unsealed_bytes >= limits.unsealed_bytes_max
             || self.writer.bytes_pending() >= limits.segment_bytes
     }
 
@@ -134,6 +141,55 @@ impl Output {
         Ok(())
     }
 
+    /// Where somebody wants to take the medium out, and nothing is begun on it, it may go. Then the next one is looked for, now and then.
+    pub(super) fn let_go(&mut self) {
+        let Some(changer) = &self.changer else { return };
+        if !self.unsealed.is_empty() {
+            return;
+        }
+        if changer.is_ejecting() {
+            changer.finish(self.writer.sealed_index() + 1, false);
+        } else if !changer.is_over()
+            || self
+                .looked_for_next
+                .is_some_and(|looked| looked.elapsed() < self.shared.limits.retry)
+        {
+            return;
+        }
+        self.looked_for_next = Some(Instant::now());
+        self.change();
+    }
+
+    /// Goes on on the next medium, where this one is finished and there is one.
+    fn change(&mut self) {
+        let next_index = self.writer.sealed_index() + 1;
+        if self
+            .changer
+            .as_ref()
+            .is_some_and(|changer| changer.change(next_index))
+        {
+            self.writer.medium_changed();
+        }
+    }
+
+    /// Seals records of a checkpoint as one segment; nothing of the history is begun.
+    pub(super) fn seal_checkpoint(&mut self, of: CheckpointOf, records: &[Record]) -> Result<()> {
+        loop {
+            pulse::beat();
+            match self.writer.seal_checkpoint(of, records) {
+                Ok(sealed) => {
+                    let bytes = sealed.map_or(0, |sealed| sealed.bytes);
+                    self.shared.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+                    self.shared.segments.fetch_add(1, Ordering::Relaxed);
+                    *lock(&self.shared.waits) = None;
+                    self.shared.steps.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => self.again(error)?,
+            }
+        }
+    }
+
     /// The medium failed: says so, waits, and pushes again what was not sealed, until it works, or the pipeline is to end and has
     /// waited long enough.
     fn again(&mut self, error: Error) -> Result<()> {
@@ -144,7 +200,14 @@ impl Output {
                 Error::Io { .. } | Error::MediumNeeded(_) => MEDIUM_NEEDED,
                 _ => return Err(error).context("write to the medium"),
             };
-            let why = format!("the medium: {error}");
+            if let (Error::MediumFull(_), Some(changer)) = (&error, &self.changer) {
+                changer.finish(self.writer.sealed_index() + 1, true);
+            }
+            let next = self.changer.as_ref().and_then(|changer| changer.why_not());
+            let why = match next {
+                Some(next) => format!("the medium: {error}; {next}"),
+                None => format!("the medium: {error}"),
+            };
             tracing::error!("{why}; spooling goes on, trying again");
             {
                 let mut waits = lock(&self.shared.waits);
@@ -164,6 +227,7 @@ impl Output {
             self.shared.check()?;
             pulse::beat();
             self.shared.steps.fetch_add(1, Ordering::Relaxed);
+            self.change();
             match self
                 .unsealed
                 .iter()

@@ -1,6 +1,6 @@
 //! What a pipeline takes from the kernel, as traits: so that tests can feed it without one.
 //!
-//! Owns the two traits and how the capture's types fill them. The ring is generic, not an object: the hot path calls it directly.
+//! Owns the traits and how the capture's types fill them. The ring is generic, not an object: the hot path calls it directly.
 
 use std::time::Duration;
 
@@ -39,6 +39,25 @@ pub(crate) trait Numbers: Send + Sync {
 
     /// What was lost since `cursor`, which moves on; `None` where that is not known.
     fn read_lost(&self, cursor: &mut u64) -> Option<Vec<LostSlot>>;
+}
+
+/// Changes the medium that the store stands for.
+pub(crate) trait Changer: Send + Sync {
+    /// Somebody wants to take the medium out.
+    fn is_ejecting(&self) -> bool;
+
+    /// The medium was taken out, and has no successor yet.
+    fn is_over(&self) -> bool;
+
+    /// Everything up to the segment before `next_index` is sealed, and the medium takes nothing more, because it is full or is to be taken out:
+    /// what the next one is to carry is prepared.
+    fn finish(&self, next_index: u64, is_full: bool);
+
+    /// Puts the next medium in the place of one that is finished, if there is one that is fit; whether it did.
+    fn change(&self, next_index: u64) -> bool;
+
+    /// Why there is none.
+    fn why_not(&self) -> Option<String>;
 }
 
 impl Events for Ring {

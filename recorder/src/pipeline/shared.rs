@@ -9,6 +9,9 @@ use anyhow::Result;
 
 use super::taken::Taken;
 use super::{Limits, Numbers};
+use journal::CheckpointOf;
+use journal::record::Record;
+
 use crate::cli::exit::{code_of, coded};
 use crate::pulse::{self, Pulses};
 use crate::spool::{Position, Spool};
@@ -89,6 +92,10 @@ pub(super) struct Shared {
     /// Why a thread ended.
     pub(super) failed: Mutex<Option<Failure>>,
     /// What the cold thread waits for.
+    /// A portion of a checkpoint.
+    pub(super) aside: Mutex<Aside>,
+    /// The chain that is written.
+    pub(super) chain: String,
     pub(super) waits: Mutex<Option<Waits>>,
 }
 
@@ -111,6 +118,18 @@ pub(super) struct Waits {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Records of a checkpoint on their way to the writer, between those of the history.
+#[derive(Default)]
+pub(super) enum Aside {
+    /// None are.
+    #[default]
+    Nothing,
+    /// To be sealed.
+    Waits(CheckpointOf, Vec<Record>),
+    /// Sealed, and whoever waits for that has not seen it yet.
+    Sealed,
 }
 
 impl Shared {

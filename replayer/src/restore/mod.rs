@@ -103,6 +103,7 @@ fn folded(
         human(plan.data_bytes()),
         plan.pieces.len()
     );
+    point.check_media(&plan)?;
     let needs = Needs {
         inodes: plan.nodes.len() as u64,
         projects: plan

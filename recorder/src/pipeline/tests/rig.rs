@@ -244,6 +244,7 @@ impl Rig {
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(Watched(medium.clone())),
+            changer: None,
             events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             throttle: None,

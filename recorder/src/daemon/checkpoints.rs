@@ -1,0 +1,216 @@
+//! Checkpoints: the state at a moment, made from the journal and written into it, on request or where a bound says so.
+//!
+//! Owns when one is made and in what portions it is handed to the writer of the journal, which goes on with the history between two of them. What a
+//! checkpoint is, and that it is read back before it counts, is the journal's.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use journal::record::{Op, Record};
+use journal::{At, Checkpoint, CheckpointOf, CheckpointSize, Journal, Reader};
+use serde_json::{Value, json};
+
+use super::volume::{STATE_RECORDING, STOP_INTERVAL, Session};
+use crate::pulse;
+
+/// Bytes of data that are handed over at once: one segment.
+const PORTION_BYTES: u64 = 32 << 20;
+/// Records that are handed over at once.
+const PORTION_RECORDS: usize = 100_000;
+/// Time between two looks whether one is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(15);
+/// Time until it is tried again where it could not be made.
+const RETRY_INTERVAL: Duration = Duration::from_secs(600);
+
+/// When a checkpoint is made without being asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// After so many bytes of segments.
+    pub(crate) bytes: Option<u64>,
+    /// After so long, where anything was written.
+    pub(crate) interval: Option<Duration>,
+    /// Before a restore of the newest moment needs more media than this.
+    pub(crate) media_max: Option<u32>,
+}
+
+/// Records on their way to the writer.
+struct Portions<'a> {
+    session: &'a Session,
+    of: CheckpointOf,
+    records: Vec<Record>,
+    bytes: u64,
+}
+
+impl Portions<'_> {
+    fn push(&mut self, record: Record) -> Result<()> {
+        if let Op::Write { length, .. } = &record.op {
+            self.bytes += length;
+        }
+        self.records.push(record);
+        if self.bytes >= PORTION_BYTES || self.records.len() >= PORTION_RECORDS {
+            self.seal()?;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        pulse::beat();
+        self.bytes = 0;
+        let records = std::mem::take(&mut self.records);
+        if records.is_empty() {
+            return Ok(());
+        }
+        let Session { sink, .. } = self.session;
+        sink.handle.seal_checkpoint(self.of, records, &sink.stop)
+    }
+}
+
+impl Session {
+    /// Makes a checkpoint of the newest moment that is on the media. One at a time.
+    ///
+    /// # Errors
+    /// Exit code 31 where a hole is open, 20 where something that is left lies on a medium that is not there, 30 where what was read back is not
+    /// what was to be written: then it does not count.
+    pub(super) fn checkpoint(&self) -> Result<Value> {
+        let _one = self
+            .checkpointing
+            .try_lock()
+            .map_err(|_| anyhow!("a checkpoint is being made already"))?;
+        ensure!(
+            self.state.load(Ordering::Relaxed) == STATE_RECORDING,
+            "the base is not complete yet: it is as good as a checkpoint"
+        );
+        self.flush(true)?;
+        let began = Instant::now();
+        let (of, size) = self.write_checkpoint()?;
+        tracing::warn!(
+            "{}: a checkpoint of seq {} is made: {} inodes, {} bytes",
+            self.path.display(),
+            of.seq,
+            size.inodes,
+            size.bytes
+        );
+        Ok(json!({
+            "uuid": self.volume.uuid, "path": self.path, "epoch": self.sink.handle.epoch(), "seq": of.seq,
+            "inodes": size.inodes, "bytes": size.bytes, "records": size.records, "seconds": began.elapsed().as_secs(),
+        }))
+    }
+
+    fn write_checkpoint(&self) -> Result<(CheckpointOf, CheckpointSize)> {
+        let reader = self.read_media()?;
+        let journal = self.own_journal(&reader)?;
+        let point = journal.resolve(&At::Latest)?;
+        ensure!(
+            point.epoch == self.sink.handle.epoch(),
+            "the base of this epoch is not on the medium yet"
+        );
+        let mut found = journal.complete_checkpoints().into_iter();
+        ensure!(
+            !found.any(|there| there.epoch == point.epoch && there.of.seq == point.seq),
+            "nothing has happened since the checkpoint of seq {}",
+            point.seq
+        );
+        let mut checkpoint = Checkpoint::new(journal, &point)?;
+        let mut portions = Portions {
+            session: self,
+            of: checkpoint.of(),
+            records: Vec::new(),
+            bytes: 0,
+        };
+        checkpoint.write(|record| portions.push(record))?;
+        portions.seal()?;
+        let written = self.read_media()?;
+        let written = self.own_journal(&written)?;
+        let span = written
+            .begun_checkpoint(point.epoch, point.seq)
+            .context("the checkpoint is not where it was written to")?;
+        let end = checkpoint.verify(written, &span)?;
+        portions.push(end)?;
+        portions.seal()?;
+        Ok((checkpoint.of(), checkpoint.size()))
+    }
+
+    /// What is on the media that are there now.
+    fn read_media(&self) -> Result<Reader> {
+        Reader::open(self.shelf.stores()).context("read the journal")
+    }
+
+    /// The chain that is being written.
+    fn own_journal<'r>(&self, reader: &'r Reader) -> Result<&'r Journal> {
+        let chain = self.sink.handle.chain();
+        reader
+            .volume(Some(&self.volume.uuid))?
+            .into_iter()
+            .find(|journal| journal.chain() == chain)
+            .context("the journal is not where it was a moment ago")
+    }
+
+    /// Makes checkpoints where the policy says so, until the recording ends.
+    pub(super) fn checkpoints(&self, policy: Policy) {
+        let mut last = (Instant::now(), 0);
+        let mut next_look = Instant::now() + LOOK_INTERVAL;
+        while !self.sink.stop.load(Ordering::Relaxed) {
+            pulse::beat();
+            if Instant::now() < next_look {
+                std::thread::sleep(STOP_INTERVAL);
+                continue;
+            }
+            next_look = Instant::now() + LOOK_INTERVAL;
+            let written = self.sink.handle.status().bytes_written;
+            match self.due(policy, (last.0.elapsed(), written - last.1)) {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    tracing::warn!("{}: a checkpoint is due: {why}", self.path.display());
+                    match self.checkpoint() {
+                        Ok(_) => last = (Instant::now(), self.sink.handle.status().bytes_written),
+                        Err(error) => {
+                            tracing::error!("{}: no checkpoint: {error:#}", self.path.display());
+                            next_look = Instant::now() + RETRY_INTERVAL;
+                        }
+                    }
+                }
+                Err(error) => tracing::error!("{}: {error:#}", self.path.display()),
+            }
+        }
+    }
+
+    /// Why one is due, if it is: after so long and so many bytes since the last one.
+    fn due(&self, policy: Policy, (since, bytes): (Duration, u64)) -> Result<Option<String>> {
+        let Policy {
+            bytes: bytes_max,
+            interval,
+            media_max,
+        } = policy;
+        if bytes_max.is_some_and(|max| bytes >= max) {
+            return Ok(Some(format!("{bytes} bytes since the last one")));
+        }
+        if interval.is_some_and(|max| since >= max) && bytes > 0 {
+            return Ok(Some(format!("{} s since the last one", since.as_secs())));
+        }
+        let Some(media_max) = media_max else {
+            return Ok(None);
+        };
+        let media = self.media_needed()?;
+        Ok((media >= media_max as usize && media > 1)
+            .then(|| format!("a restore needs {media} media, {media_max} are allowed")))
+    }
+
+    /// On how many media what a restore of the newest moment reads lies.
+    fn media_needed(&self) -> Result<usize> {
+        let reader = self.read_media()?;
+        let journal = self.own_journal(&reader)?;
+        let newest = journal.complete_checkpoints().pop();
+        let from = match newest {
+            Some(checkpoint) => checkpoint.segments.0,
+            None => 1,
+        };
+        let media: BTreeSet<_> = journal
+            .all_segments()
+            .filter(|segment| segment.manifest.index >= from)
+            .map(|segment| segment.lies_on().uuid.clone())
+            .collect();
+        Ok(media.len())
+    }
+}

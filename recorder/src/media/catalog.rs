@@ -1,0 +1,301 @@
+//! The catalog: the host's own list of media and of what lies on each. A cache: deleted, it is made anew by looking at the media.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use journal::store::disk::{Disk, Existing, SystemDisk};
+use journal::{Journal, Label, Manifest, Point, PointKind};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::exit::{FAILED, coded};
+
+/// Where the catalog lies.
+const PATH: &str = "/var/lib/tapeworm/catalog.json";
+/// Version of its form.
+const FORMAT: u32 = 1;
+
+/// What is known of media.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Catalog {
+    format: u32,
+    /// By uuid.
+    pub(crate) media: Vec<Medium>,
+}
+
+/// A medium.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Medium {
+    /// Its own uuid.
+    pub(crate) uuid: String,
+    /// What people call it.
+    pub(crate) name: String,
+    /// The set of media that it belongs to; empty for none.
+    pub(crate) pool: String,
+    /// Whether what lies there was written to other media first.
+    pub(crate) copies: bool,
+    /// When everything on it was last read and found to be as it was sealed, nanoseconds since 1970.
+    pub(crate) verified: Option<i64>,
+    /// Since when it is not needed any more.
+    pub(crate) retired: Option<i64>,
+    /// What lies there.
+    pub(crate) holds: Vec<Holding>,
+}
+
+/// What a medium holds of one chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Holding {
+    /// Uuid of the volume.
+    pub(crate) volume: String,
+    /// Where it was mounted, on which host.
+    pub(crate) named: String,
+    /// The chain.
+    pub(crate) chain: String,
+    /// Runs of segment indexes, first and last.
+    pub(crate) segments: Vec<(u64, u64)>,
+    /// Bytes of these.
+    pub(crate) bytes: u64,
+    /// Time of the first and last record, nanoseconds since 1970.
+    pub(crate) times: (i64, i64),
+    /// Epoch and number of the last record.
+    pub(crate) end: (u64, u64),
+    /// Marks and bases.
+    pub(crate) points: Vec<Known>,
+    /// Media that the index on it tells of, with the runs of segments that lie there.
+    pub(crate) before: Vec<(String, Vec<(u64, u64)>)>,
+}
+
+/// A mark, or the begin or end of a base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Known {
+    pub(crate) epoch: u64,
+    /// Index of its segment.
+    pub(crate) index: u64,
+    #[serde(flatten)]
+    pub(crate) point: Point,
+}
+
+impl Medium {
+    /// One of which only the label is known.
+    pub(crate) fn new(label: &Label) -> Self {
+        Self {
+            uuid: label.medium.clone(),
+            name: label.name.clone(),
+            pool: label.pool.clone(),
+            copies: label.copies,
+            verified: None,
+            retired: None,
+            holds: Vec::new(),
+        }
+    }
+}
+
+impl Holding {
+    /// What lies on the medium of this journal; `None` where only an index tells of it.
+    pub(super) fn of(journal: &Journal) -> Option<Self> {
+        let (mut segments, mut bytes, mut times, mut end) = (Vec::new(), 0, None, (0, 0));
+        let mut before: Vec<(String, Vec<(u64, u64)>)> = Vec::new();
+        for segment in journal.all_segments() {
+            let Manifest {
+                index,
+                bytes: size,
+                first_time_ns,
+                last_time_ns,
+                epoch,
+                last_seq,
+                ..
+            } = segment.manifest;
+            if segment.is_carried() {
+                let named = segment.lies_on().to_string();
+                match before.iter_mut().find(|(medium, _)| *medium == named) {
+                    Some((_, runs)) => add(runs, index),
+                    None => before.push((named, vec![(index, index)])),
+                }
+                continue;
+            }
+            add(&mut segments, index);
+            bytes += size;
+            let (first, _) = times.unwrap_or((first_time_ns, last_time_ns));
+            times = Some((first, last_time_ns));
+            end = (epoch, last_seq);
+        }
+        let points = journal
+            .points()
+            .filter(|(_, index, _)| holds(&segments, *index))
+            .filter(|(_, _, point)| {
+                matches!(
+                    point.kind,
+                    PointKind::Mark | PointKind::BaseBegin | PointKind::BaseEnd
+                )
+            })
+            .map(|(epoch, index, point)| Known {
+                epoch,
+                index,
+                point: point.clone(),
+            })
+            .collect();
+        let volume = journal.volume();
+        Some(Self {
+            volume: volume.uuid.clone(),
+            named: format!("{}:{}", volume.hostname, volume.mount_path),
+            chain: journal.chain().to_owned(),
+            segments,
+            bytes,
+            times: times?,
+            end,
+            points,
+            before,
+        })
+    }
+}
+
+/// Adds an index to runs, of which it is the highest.
+pub(crate) fn add(runs: &mut Vec<(u64, u64)>, index: u64) {
+    match runs.last_mut() {
+        Some((_, last)) if *last + 1 >= index => *last = index,
+        _ => runs.push((index, index)),
+    }
+}
+
+/// Whether an index is in one of the runs.
+pub(super) fn holds(runs: &[(u64, u64)], index: u64) -> bool {
+    runs.iter().any(|(first, last)| (*first..=*last).contains(&index))
+}
+
+impl Catalog {
+    /// What is known on this host; nothing where there is no catalog.
+    ///
+    /// # Errors
+    /// A catalog that is none: it can be removed, and is made anew.
+    pub(crate) fn read() -> Result<Self> {
+        Self::read_from(&SystemDisk, Path::new(PATH))
+    }
+
+    pub(super) fn read_from(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        let bytes = match disk.read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self {
+                    format: FORMAT,
+                    media: Vec::new(),
+                });
+            }
+            bytes => bytes.with_context(|| format!("read {}", path.display()))?,
+        };
+        let catalog: Self = serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{} is no catalog: remove it, `recorder media scan` makes it anew from the media",
+                path.display()
+            )
+        })?;
+        ensure!(
+            catalog.format == FORMAT,
+            "{} is of another version: remove it, `recorder media scan` makes it anew",
+            path.display()
+        );
+        Ok(catalog)
+    }
+
+    /// Keeps it: whole, or as it was before.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn write(&self) -> Result<()> {
+        self.write_to(&SystemDisk, Path::new(PATH))
+    }
+
+    pub(super) fn write_to(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
+        let context = || format!("write {}", path.display());
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        if disk.kind(dir).with_context(context)?.is_none() {
+            disk.create_directory(dir).with_context(context)?;
+        }
+        let new = path.with_extension("new");
+        let bytes = serde_json::to_vec_pretty(self).with_context(context)?;
+        let file = disk.create(&new, Existing::Emptied).with_context(context)?;
+        file.write_all_at(&bytes, 0).with_context(context)?;
+        file.sync().with_context(context)?;
+        disk.rename(&new, path, Existing::Emptied).with_context(context)?;
+        disk.sync_directory(dir).with_context(context)
+    }
+
+    /// The medium of this uuid.
+    pub(crate) fn get(&self, uuid: &str) -> Option<&Medium> {
+        self.media.iter().find(|medium| medium.uuid == uuid)
+    }
+
+    /// The medium that is called so, or has this uuid.
+    pub(crate) fn named(&self, named: &str) -> Option<&Medium> {
+        self.media
+            .iter()
+            .find(|medium| medium.uuid == named || medium.name == named)
+    }
+
+    /// Enters a medium, in place of what was known of it.
+    pub(crate) fn put(&mut self, medium: Medium) {
+        self.media.retain(|other| other.uuid != medium.uuid);
+        self.media.push(medium);
+        self.media.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+    }
+
+    /// Media in use.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = &Medium> {
+        self.media.iter().filter(|medium| medium.retired.is_none())
+    }
+
+    /// Segments of a medium that lie on no other one in use, by volume and chain.
+    pub(crate) fn single_copy(&self, medium: &Medium) -> Vec<(Holding, Vec<(u64, u64)>)> {
+        let others = || self.in_use().filter(|other| other.uuid != medium.uuid);
+        medium
+            .holds
+            .iter()
+            .filter_map(|holding| {
+                let is_elsewhere = |index| {
+                    others().flat_map(|other| &other.holds).any(|other| {
+                        other.volume == holding.volume
+                            && other.chain == holding.chain
+                            && holds(&other.segments, index)
+                    })
+                };
+                let mut runs = Vec::new();
+                for (first, last) in &holding.segments {
+                    (*first..=*last)
+                        .filter(|index| !is_elsewhere(*index))
+                        .for_each(|index| add(&mut runs, index));
+                }
+                (!runs.is_empty()).then(|| (holding.clone(), runs))
+            })
+            .collect()
+    }
+
+    /// Refuses to retire a medium that holds the only copy of something.
+    pub(super) fn check_retire(&self, medium: &Medium) -> Result<()> {
+        match self.single_copy(medium).first() {
+            None => Ok(()),
+            Some((holding, runs)) => Err(coded(
+                FAILED,
+                format!(
+                    "medium {} holds the only copy of segments {} of {} ({}): `recorder retention plan` tells which media are not needed any more",
+                    medium.name,
+                    show_runs(runs),
+                    holding.named,
+                    holding.volume
+                ),
+            )),
+        }
+    }
+}
+
+/// Runs for people: `1 to 3, 5`.
+pub(crate) fn show_runs(runs: &[(u64, u64)]) -> String {
+    let shown: Vec<String> = runs
+        .iter()
+        .map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first} to {last}"),
+        })
+        .collect();
+    shown.join(", ")
+}
