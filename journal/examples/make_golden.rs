@@ -13,7 +13,7 @@ use journal::record::{
     Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
 };
 use journal::store::{DirStore, Store};
-use journal::{Label, VolumeInfo, Writer};
+use journal::{Label, Naming, Signer, VolumeInfo, Writer};
 
 fn main() -> Result<()> {
     let directory = std::env::args_os()
@@ -22,7 +22,19 @@ fn main() -> Result<()> {
         .context("name a directory to make")?;
     fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
     let store: Arc<dyn Store> = Arc::new(DirStore::open(&directory)?);
-    Label::ensure(&*store, b"no program: golden data", 1_800_000_000_000_000_000)?;
+    let signer = Signer::new(&[7; 32]);
+    let naming = Naming {
+        name: Some("golden-7".to_owned()),
+        pool: "golden".to_owned(),
+        copies: false,
+        signer: Some(signer.clone()),
+    };
+    Label::ensure_as(
+        &*store,
+        b"no program: golden data",
+        1_800_000_000_000_000_000,
+        &naming,
+    )?;
     let volume = VolumeInfo {
         uuid: "6f0cb0f4-0001-4000-8000-000000000001".to_owned(),
         fs_type: "ext4".to_owned(),
@@ -36,7 +48,7 @@ fn main() -> Result<()> {
     let mut expected = fs::File::create_new(directory.join("expected.jsonl"))?;
     // Two epochs, the first in two segments.
     for ops in [first_epoch(), second_epoch()] {
-        let mut writer = Writer::open(Arc::clone(&store), volume.clone())?;
+        let mut writer = Writer::open(Arc::clone(&store), volume.clone())?.signed_by(Some(signer.clone()));
         let half = ops.len() / 2;
         for (position, (inode, attributes, op)) in ops.into_iter().enumerate() {
             let record = record(position as u64, inode, attributes, op);

@@ -3,12 +3,21 @@
 
 use serde::Serialize;
 
+use crate::sign::Signer;
+
 /// What stands before the hash.
 const BEFORE: &[u8] = b"\n  \"check\": \"";
 /// What stands after it.
 const AFTER: &[u8] = b"\"\n}\n";
 /// Hexadecimal digits of BLAKE3.
 const DIGITS: usize = 64;
+
+/// Before the digits of a signature, which stands before the hash where there is one.
+const BEFORE_SIGNATURE: &[u8] = b"\n  \"signature\": \"";
+/// Between a signature and the hash.
+const AFTER_SIGNATURE: &[u8] = b"\",";
+/// Hexadecimal digits of a signature.
+const SIGNATURE_DIGITS: usize = 128;
 
 /// First format that has the field.
 pub(crate) const SINCE_FORMAT: u32 = 5;
@@ -24,6 +33,31 @@ pub(crate) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, String> {
     bytes.extend_from_slice(hash.as_bytes());
     bytes.extend_from_slice(AFTER);
     Ok(bytes)
+}
+
+/// As [`to_bytes`], signed: the field before `check` must be called `signature`, and be empty.
+pub(crate) fn to_signed_bytes(value: &impl Serialize, signer: &Signer) -> Result<Vec<u8>, String> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| error.to_string())?;
+    let tail = [AFTER_SIGNATURE, BEFORE, b"\"\n}"].concat();
+    bytes.truncate(bytes.len().saturating_sub(tail.len()));
+    if !bytes.ends_with(BEFORE_SIGNATURE) {
+        return Err("the field before its last is not `signature`".to_owned());
+    }
+    let signature = signer.sign(&bytes);
+    bytes.extend_from_slice(signature.as_bytes());
+    bytes.extend_from_slice(AFTER_SIGNATURE);
+    bytes.extend_from_slice(BEFORE);
+    let hash = blake3::hash(&bytes).to_hex();
+    bytes.extend_from_slice(hash.as_bytes());
+    bytes.extend_from_slice(AFTER);
+    Ok(bytes)
+}
+
+/// What a signature in sound bytes signs; `None` where they have none.
+pub(crate) fn signed_part(bytes: &[u8]) -> Option<&[u8]> {
+    let tail = SIGNATURE_DIGITS + AFTER_SIGNATURE.len() + BEFORE.len() + DIGITS + AFTER.len();
+    let message = bytes.get(..bytes.len().checked_sub(tail)?)?;
+    message.ends_with(BEFORE_SIGNATURE).then_some(message)
 }
 
 /// Whether the bytes are as they were sealed.

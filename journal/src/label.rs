@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::error::{Error, Result};
-use crate::manifest::{FORMAT_VERSION, Version, check_format};
+use crate::manifest::{FORMAT_VERSION, Version, check_format, check_signature};
 use crate::reader::is_no_object;
+use crate::sign::Signer;
 use crate::store::{ObjectKind, Store};
 
 /// Object name of the label.
@@ -57,6 +58,12 @@ pub struct Label {
     /// What lies beside it, so that a reader is not run, nor a page believed, that is not what was put there. Formats before 5 say nothing.
     #[serde(default)]
     pub objects: Vec<LabelObject>,
+    /// Public key of the recorder that labelled it, hexadecimal, which signs what it writes; absent where it signs nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signer: String,
+    /// Its signature of all that stands before, in the bytes only: empty here.
+    #[serde(default)]
+    signature: String,
     /// Hash of all that stands before it, in the bytes only: always empty here. Formats before 5 have none.
     #[serde(default)]
     check: String,
@@ -84,7 +91,7 @@ impl std::fmt::Display for MediumName {
 }
 
 /// How a medium is to be called.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Naming {
     /// What people call it; without it the begin of its uuid.
     pub name: Option<String>,
@@ -92,6 +99,8 @@ pub struct Naming {
     pub pool: String,
     /// Whether it is for copies of what was written to other media.
     pub copies: bool,
+    /// Signs the label.
+    pub signer: Option<Signer>,
 }
 
 impl Naming {
@@ -183,6 +192,7 @@ impl Label {
             return Err(altered());
         }
         label.check.clear();
+        check_signature(&bytes, &label.signer, &std::mem::take(&mut label.signature)).map_err(broken)?;
         Ok(Some(label))
     }
 
@@ -259,7 +269,12 @@ impl Label {
             .collect::<std::io::Result<_>>()
             .map_err(|error| Error::io(format!("read back what was put on {}", store.describe()), error))?;
         let medium = random_uuid()?;
-        let Naming { name, pool, copies } = naming.clone();
+        let Naming {
+            name,
+            pool,
+            copies,
+            signer,
+        } = naming.clone();
         let label = Self {
             format: FORMAT_VERSION,
             name: name.unwrap_or_else(|| medium.chars().take(8).collect()),
@@ -269,9 +284,17 @@ impl Label {
             created_ns: now_ns,
             writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
             objects,
+            signer: signer
+                .as_ref()
+                .map_or_else(String::new, |signer| signer.public_key().to_string()),
+            signature: String::new(),
             check: String::new(),
         };
-        let bytes = check::to_bytes(&label).map_err(Error::Integrity)?;
+        let bytes = match &signer {
+            Some(signer) => check::to_signed_bytes(&label, signer),
+            None => check::to_bytes(&label),
+        }
+        .map_err(Error::Integrity)?;
         put(store, LABEL_NAME, ObjectKind::Plain, &bytes)?;
         Ok(label)
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::pages::ROW_GROUP_BYTES_MAX;
 use crate::record::{Continued, InodeKey};
 use crate::segment::FOOTER_BYTES_MAX;
+use crate::sign::{PublicKey, Signer};
 
 /// Version of everything on a medium. A change is one commit: this number, FORMAT.md, golden bytes, an upgrade test.
 pub const FORMAT_VERSION: u32 = 7;
@@ -177,6 +178,12 @@ pub struct Manifest {
     pub points: Vec<Point>,
     /// Program and version that wrote it.
     pub writer: String,
+    /// Public key of who signed it, hexadecimal; absent where nobody did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signer: String,
+    /// The signature of all that stands before it, in the bytes only: empty here.
+    #[serde(default)]
+    pub(crate) signature: String,
     /// Hash of all that stands before it, in the bytes only: always empty here. Formats before 5 have none.
     #[serde(default)]
     pub(crate) check: String,
@@ -190,8 +197,17 @@ pub(crate) struct Version {
 
 impl Manifest {
     /// The bytes that are sealed, and hashed by the next manifest.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        check::to_bytes(self).map_err(|error| Error::Integrity(format!("encode manifest: {error}")))
+    pub(crate) fn to_bytes(&self, signer: Option<&Signer>) -> Result<Vec<u8>> {
+        match signer {
+            Some(signer) => check::to_signed_bytes(self, signer),
+            None => check::to_bytes(self),
+        }
+        .map_err(|error| Error::Integrity(format!("encode manifest: {error}")))
+    }
+
+    /// The key that signed it; `None` where nobody did. It was checked when it was read.
+    pub fn signed_by(&self) -> Option<PublicKey> {
+        self.signer.parse().ok()
     }
 
     /// Reads and checks what can be checked without the segment.
@@ -211,6 +227,8 @@ impl Manifest {
             return Err(broken(&"it is not as it was sealed"));
         }
         manifest.check.clear();
+        check_signature(bytes, &manifest.signer, &std::mem::take(&mut manifest.signature))
+            .map_err(|why| broken(&why))?;
         if (format == 1) != manifest.chain.is_empty() {
             return Err(broken(&"its chain is not what its format says"));
         }
@@ -316,6 +334,26 @@ impl Manifest {
             Some(_) if rows == self.records => Ok(()),
             _ => Err("they are not the segment's"),
         }
+    }
+}
+
+/// Checks a signature that bytes have; nothing where they have none.
+pub(crate) fn check_signature(
+    bytes: &[u8],
+    signer: &str,
+    signature: &str,
+) -> std::result::Result<(), String> {
+    if signer.is_empty() && signature.is_empty() {
+        return Ok(());
+    }
+    let key: PublicKey = signer
+        .parse()
+        .map_err(|why| format!("its signer is none: {why}"))?;
+    let has_signed = check::signed_part(bytes).is_some_and(|message| key.has_signed(message, signature));
+    if has_signed {
+        Ok(())
+    } else {
+        Err(format!("its signature is not that of key {key}"))
     }
 }
 

@@ -287,11 +287,8 @@ impl Journal {
         let mut scan = checkpoint.map_or_else(Scan::default, |checkpoint| {
             Scan::after(checkpoint, from.unwrap_or(0))
         });
-        // What comes after the moment need not be there.
-        let last = of_epoch
-            .iter()
-            .rfind(|segment| !limit.is_before(&segment.manifest))
-            .map(|segment| segment.manifest.index);
+        // What comes after the moment is not read, but must be known: a hole that was found later may reach back before it.
+        let last = of_epoch.last().map(|segment| segment.manifest.index);
         let to_read = match (from, last) {
             (Some(from), Some(last)) => self.segments_between(from, last)?,
             _ => Vec::new(),
@@ -411,7 +408,9 @@ impl Journal {
                 manifest.epoch == checkpoint.epoch && manifest.last_seq > after && manifest.first_seq <= seq
             });
         let first_segment = needed.next()?.index;
-        let last_segment = needed.next_back().map_or(first_segment, |manifest| manifest.index);
+        let last_segment = needed
+            .next_back()
+            .map_or(first_segment, |manifest| manifest.index);
         Some(Span {
             epoch: checkpoint.epoch,
             base_seq: after + 1,

@@ -15,6 +15,7 @@ use crate::manifest::{
 use crate::record::{Op, Record};
 use crate::scan::read_manifest;
 use crate::segment::SegmentWriter;
+use crate::sign::Signer;
 use crate::store::{ObjectKind, Store};
 
 /// More void indexes in a row than this are no accident.
@@ -185,6 +186,8 @@ pub struct Writer {
     pending: Option<Pending>,
     last_seq: Option<u64>,
     sealed_seq: Option<u64>,
+    /// Signs manifests.
+    signer: Option<Signer>,
     /// The checkpoint that is being written, and its last number that is sealed.
     checkpoint: Option<(CheckpointOf, u64)>,
     /// Something failed since the last seal: the medium may have been away, and need not be the one that comes back.
@@ -220,6 +223,7 @@ impl Writer {
             pending: None,
             last_seq: None,
             sealed_seq: None,
+            signer: None,
             checkpoint: None,
             has_failed: false,
         })
@@ -240,6 +244,12 @@ impl Writer {
             sealed_seq: Some(head.last_seq),
             ..Self::open(store, volume)?
         }))
+    }
+
+    /// Signs every manifest from now on.
+    #[must_use]
+    pub fn signed_by(self, signer: Option<Signer>) -> Self {
+        Self { signer, ..self }
     }
 
     /// The end of the chain as it will be once everything up to `last_seq` is sealed.
@@ -558,9 +568,14 @@ impl Writer {
             void_indexes,
             points,
             writer: concat!("tapeworm ", env!("CARGO_PKG_VERSION")).to_owned(),
+            signer: self
+                .signer
+                .as_ref()
+                .map_or_else(String::new, |signer| signer.public_key().to_string()),
+            signature: String::new(),
             check: String::new(),
         };
-        let bytes = manifest.to_bytes()?;
+        let bytes = manifest.to_bytes(self.signer.as_ref())?;
         let name = manifest_name(&self.volume.uuid, index);
         let context = |error| Error::io(format!("write {name}"), error);
         let mut object = self.store.create(&name, ObjectKind::Plain).map_err(context)?;

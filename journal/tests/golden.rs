@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use journal::record::{InodeKey, Record};
-use journal::store::DirStore;
-use journal::{At, Error, LABEL_NAME, Label, Projection, Reader, Writer, fold};
+use journal::store::{DirStore, Store as _};
+use journal::{At, Error, LABEL_NAME, Label, Projection, Reader, Signer, Writer, fold};
 
 fn golden(version: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -193,4 +193,55 @@ fn copy_tree(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), &to).unwrap();
         }
     }
+}
+
+/// From version 7 on who wrote it can be shown: everything in the golden medium bears the signature of one key.
+#[test]
+fn the_signatures_of_version_7_fit() {
+    let key = Signer::new(&[7; 32]).public_key();
+    let store = DirStore::open(&golden("v7")).unwrap();
+    let label = Label::read(&store).unwrap().unwrap();
+    assert_eq!((label.name.as_str(), label.signer), ("golden-7", key.to_string()));
+    let reader = Reader::open(vec![Arc::new(store)]).unwrap();
+    let journal = reader.journal(None).unwrap();
+    assert!(
+        journal
+            .segments()
+            .all(|segment| segment.manifest.signed_by() == Some(key))
+    );
+}
+
+/// Whoever has no key cannot make what bears it: also where all hashes are made to fit.
+#[test]
+fn a_manifest_that_somebody_else_wrote_is_told() {
+    let copy = tempfile::tempdir().unwrap();
+    copy_tree(&golden("v7"), copy.path());
+    let store = DirStore::open(copy.path()).unwrap();
+    let name = store
+        .list()
+        .unwrap()
+        .into_iter()
+        .rfind(|object| object.name.ends_with("0000000003.manifest.json"))
+        .unwrap()
+        .name;
+    let path = copy.path().join(&name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let forged = text.replace("\"hostname\": \"host\"", "\"hostname\": \"h0st\"");
+    assert_ne!(text, forged);
+    let end = forged.len() - 64 - "\"\n}\n".len();
+    let check = blake3::hash(&forged.as_bytes()[..end]).to_hex();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, format!("{}{check}\"\n}}\n", &forged[..end])).unwrap();
+    let reader = Reader::open(vec![Arc::new(store)]).unwrap();
+    let problems: Vec<String> = reader
+        .journal(None)
+        .unwrap()
+        .problems()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        problems.join(" ").contains("its signature is not that of key"),
+        "{problems:?}"
+    );
 }

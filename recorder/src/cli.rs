@@ -89,6 +89,8 @@ enum Command {
         /// Only the volume that holds this path; without it, every recorded volume
         path: Option<PathBuf>,
     },
+    /// The public key of this host, which its media are signed with: keep it elsewhere, for `replayer --trust-key`
+    Key,
     /// Label, list, look at, copy and eject media
     Media {
         #[command(subcommand)]
@@ -215,6 +217,17 @@ fn run(command: Command, json: bool) -> Result<u8> {
             Ok(0)
         }
         Command::Retention { command } => retention::run(command, json),
+        Command::Key => {
+            let key = crate::key::existing()?.public_key();
+            let answer =
+                serde_json::json!({ "public_key": key.to_string(), "fingerprint": key.fingerprint() });
+            print_result(
+                json,
+                &answer,
+                &format!("{key}\nfingerprint {}", key.fingerprint()),
+            );
+            Ok(0)
+        }
         Command::Media { command } => media::run(command, json),
         Command::Detach { path } => {
             let path = absolute(path)?;

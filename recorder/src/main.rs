@@ -13,6 +13,7 @@ mod daemon;
 mod decode;
 mod doctor;
 mod doubt;
+mod key;
 mod media;
 mod merge;
 mod metrics;

@@ -9,12 +9,13 @@ mod show;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use journal::store::{DirStore, Store};
-use journal::{Label, Naming, Reader};
+use journal::{Label, Naming, PublicKey, Reader};
 use serde_json::{Value, json};
 
 use crate::cli::exit::{FAILED, INTEGRITY, MEDIUM_NEEDED, NOTHING_THERE, USAGE, coded};
@@ -127,6 +128,7 @@ pub(crate) fn scan(paths: &[PathBuf]) -> Result<Value> {
     let mut found = Vec::new();
     for path in paths {
         let (store, label) = labelled(path)?;
+        trust(&mut catalog, &store).with_context(|| format!("medium {}", label.named()))?;
         let medium = look(store, &label, catalog.get(&label.medium))
             .with_context(|| format!("look at medium {} at {}", label.named(), path.display()))?;
         found.push(serde_json::to_value(&medium).context("encode what was found")?);
@@ -134,6 +136,24 @@ pub(crate) fn scan(paths: &[PathBuf]) -> Result<Value> {
         catalog.write()?;
     }
     Ok(json!({ "media": found }))
+}
+
+/// Compares the keys that what lies on a medium is signed with to those that are trusted.
+fn trust(catalog: &mut Catalog, store: &DirStore) -> Result<()> {
+    let reader = match Reader::open(vec![Arc::new(store.clone()) as Arc<dyn Store>]) {
+        Err(journal::Error::NoJournal(_)) => return Ok(()),
+        reader => reader?,
+    };
+    for journal in reader.journals() {
+        let keys: BTreeSet<Option<PublicKey>> = journal
+            .all_segments()
+            .map(|segment| segment.manifest.signed_by())
+            .collect();
+        for key in keys {
+            catalog.trust(&journal.volume().uuid, key)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a medium holds, with what was known of it before that it cannot tell itself.

@@ -192,6 +192,9 @@ pub(crate) fn as_text(answer: &Value) -> String {
                 base["gone"]
             );
         }
+        if volume["rehearsal"].is_object() {
+            let _infallible = writeln!(text, "  rehearsed {}", rehearsal_as_text(&volume["rehearsal"]));
+        }
         if let Some(error) = volume["error"].as_str() {
             let _infallible = writeln!(text, "  error    {error}");
         }
@@ -200,6 +203,37 @@ pub(crate) fn as_text(answer: &Value) -> String {
         "nothing is recorded".to_owned()
     } else {
         text
+    }
+}
+
+/// Directory where rehearsals leave their results.
+const REHEARSED_DIR: &str = "/var/lib/tapeworm/rehearsed";
+/// Longest result of a rehearsal in bytes.
+const REHEARSAL_BYTES_MAX: u64 = 4 << 20;
+
+/// Adds to a status what the last rehearsal of each volume left, as far as there was one.
+pub(crate) fn add_rehearsals(answer: &mut Value) {
+    for volume in answer["volumes"].as_array_mut().into_iter().flatten() {
+        let found = volume["uuid"].as_str().and_then(rehearsal);
+        if let Some(found) = found {
+            volume["rehearsal"] = found;
+        }
+    }
+}
+
+fn rehearsal(uuid: &str) -> Option<Value> {
+    let path = Path::new(REHEARSED_DIR).join(format!("{uuid}.json"));
+    let file = File::open(path).ok()?;
+    serde_json::from_reader(BufReader::new(file.take(REHEARSAL_BYTES_MAX))).ok()
+}
+
+/// A rehearsal for people.
+fn rehearsal_as_text(rehearsal: &Value) -> String {
+    let time = rehearsal["time"].as_str().unwrap_or("?");
+    match (rehearsal["same"] == true, rehearsal["error"].as_str()) {
+        (true, _) => format!("{time}: the same, {} names", rehearsal["entries"]),
+        (false, Some(error)) => format!("{time}: FAILED: {error}"),
+        (false, None) => format!("{time}: DIFFERENT, {} differences", rehearsal["difference_count"]),
     }
 }
 

@@ -1,12 +1,18 @@
 //! The command line: what can be asked. Owns no behaviour.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use journal::PublicKey;
 
 use crate::restore::device::FsType;
+
+/// Longest first line of a file with a key, in bytes.
+const KEY_LINE_BYTES_MAX: u64 = 1024;
 
 /// Rebuilds a file system from its journal.
 #[derive(Debug, Parser)]
@@ -15,7 +21,7 @@ use crate::restore::device::FsType;
     version,
     about = "Reads tapeworm media: rebuilds the recorded file system, checks and lists the journal",
     after_help = "Results are on stdout, progress and logs on stderr.\n\
-        Exit codes: 0 ok, 1 failed, 2 usage, 3 finished but incomplete, 10 no journal there, 20 medium needed,\n\
+        Exit codes: 0 ok, 1 failed, 2 usage, 3 finished but incomplete, 10 no journal there, 12 wrong key, 20 medium needed,\n\
         30 integrity failure, 31 hole in the requested range."
 )]
 pub(crate) struct Cli {
@@ -48,6 +54,8 @@ pub(crate) enum Command {
     History(HistoryArgs),
     /// Compare the trees of two moments.
     Diff(DiffArgs),
+    /// Restore to a scratch place, read it back, compare it with the journal, remove it: `recorder status` tells how that went.
+    Rehearse(RehearseArgs),
     /// Print the rows of the journal.
     Dump(DumpArgs),
 }
@@ -58,6 +66,21 @@ pub(crate) struct MediaArgs {
     /// Directory where a medium is mounted; given once for each, in any order.
     #[arg(long = "medium", value_name = "DIR", required = true)]
     pub(crate) media: Vec<PathBuf>,
+    /// Public key that everything must be signed with (64 digits, or a file that holds them), from elsewhere than the media: `recorder key` prints it.
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pub(crate) trust_key: Option<PublicKey>,
+}
+
+/// A public key, or a file that begins with one.
+fn parse_key(text: &str) -> Result<PublicKey, String> {
+    text.parse::<PublicKey>().or_else(|why| {
+        let file = File::open(text).map_err(|error| format!("{why}; and as a file: {error}"))?;
+        let mut first = String::new();
+        BufReader::new(file.take(KEY_LINE_BYTES_MAX))
+            .read_line(&mut first)
+            .map_err(|error| error.to_string())?;
+        first.parse()
+    })
 }
 
 /// `replayer verify`.
@@ -120,6 +143,20 @@ pub(crate) struct PlanArgs {
     /// Million bytes a second that media are read with and the target written: for the estimate.
     #[arg(long, value_name = "MB/S", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: u64,
+}
+
+/// `replayer rehearse`.
+#[derive(Args, Debug)]
+pub(crate) struct RehearseArgs {
+    /// What is restored.
+    #[command(flatten)]
+    pub(crate) moment: MomentArgs,
+    /// Directory with room for it: a directory is made there, and removed at the end.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: PathBuf,
+    /// Leave the result in this file instead of where `recorder status` looks for it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) result: Option<PathBuf>,
 }
 
 /// Up to where a recorder said that a journal reaches.

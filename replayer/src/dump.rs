@@ -16,7 +16,7 @@ use crate::output::{Format, escape, hex, utc};
 
 /// Runs `replayer dump`.
 pub(crate) fn run(args: &DumpArgs, format: Format) -> Result<Exit> {
-    let media = Media::open(&args.media.media)?;
+    let media = Media::open(&args.media)?;
     let journals = media.journals_of(args.volume.as_deref())?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     match write_rows(args, format, &journals, &mut out).and_then(|()| out.flush().context("write rows")) {

@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Incomplete,
     /// There is no journal where one was expected.
     NoJournal,
+    /// Signed with another key than the one that is trusted, or not at all.
+    WrongKey,
     /// A segment that is needed lies on a medium that is not here.
     MediumNeeded,
     /// The journal is damaged, or contradicts itself.
@@ -33,6 +35,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Incomplete => 3,
             Self::NoJournal => 10,
+            Self::WrongKey => 12,
             Self::MediumNeeded => 20,
             Self::Integrity => 30,
             Self::HoleInRange => 31,
@@ -47,6 +50,7 @@ impl Exit {
             Self::Usage => "usage",
             Self::Incomplete => "incomplete",
             Self::NoJournal => "no journal",
+            Self::WrongKey => "wrong key",
             Self::MediumNeeded => "medium needed",
             Self::Integrity => "integrity",
             Self::HoleInRange => "hole in range",

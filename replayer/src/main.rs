@@ -13,6 +13,7 @@ mod past;
 mod plan;
 mod points;
 mod progress;
+mod rehearse;
 mod restore;
 #[cfg(test)]
 mod sweep;
@@ -59,6 +60,7 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::Cat(args) => past::cat(args, format),
         Command::History(args) => past::history(args, format),
         Command::Diff(args) => past::diff(args, format),
+        Command::Rehearse(args) => rehearse::run(args, format),
         Command::Dump(args) => dump::run(args, format),
     }
 }

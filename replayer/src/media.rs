@@ -1,9 +1,8 @@
 //! The media: opens them, finds the volume and the moment, folds the journal, and reads the rows whose data is wanted. Owns the
 //! passage from `journal`'s words to the plan's; knows nothing of targets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -14,11 +13,13 @@ use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
 use journal::record::{Attributes, InodeKey, Record};
 use journal::store::{DirStore, Store};
-use journal::{At, Data, Journal, Problem, Projection, Reader, ResolvedPoint, Segment, Span, VolumeInfo};
+use journal::{
+    At, Data, Journal, Problem, Projection, PublicKey, Reader, ResolvedPoint, Segment, Span, VolumeInfo,
+};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::cli::PastArgs;
+use crate::cli::{MediaArgs, PastArgs};
 use crate::cloned::Cloned;
 use crate::drive::Drive;
 use crate::exit::{Exit, failure, integrity};
@@ -101,7 +102,11 @@ pub(crate) struct Folded {
 
 impl Media {
     /// Opens media and says what was ignored on them, and what is wrong with them.
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
+    pub(crate) fn open(args: &MediaArgs) -> Result<Self> {
+        let MediaArgs {
+            media: paths,
+            trust_key,
+        } = args;
         let mut stores: Vec<Arc<dyn Store>> = Vec::new();
         for path in paths {
             let store = DirStore::open(path).map_err(|error| {
@@ -119,6 +124,7 @@ impl Media {
         for problem in reader.label_problems() {
             warn!("{problem}");
         }
+        check_keys(&reader, *trust_key)?;
         Ok(Self {
             reader,
             drive: Drive::default(),
@@ -441,6 +447,37 @@ impl Point<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses what is not signed with the trusted key. Where none is named, says with which keys it is signed.
+fn check_keys(reader: &Reader, trusted: Option<PublicKey>) -> Result<()> {
+    let mut keys = BTreeSet::new();
+    for segment in reader.journals().flat_map(Journal::all_segments) {
+        let key = segment.manifest.signed_by();
+        if let Some(trusted) = trusted
+            && key != Some(trusted)
+        {
+            let by = key.map_or_else(|| "not signed".to_owned(), |key| format!("signed with key {key}"));
+            return Err(failure(
+                Exit::WrongKey,
+                format!(
+                    "{} on {} is {by}, and {trusted} is trusted: this is not what you trust, or another key is right",
+                    segment.name(),
+                    segment.medium()
+                ),
+            ));
+        }
+        keys.extend(key);
+    }
+    if trusted.is_none() {
+        for key in keys {
+            info!(
+                "signed with key {}: compare it, or name it with --trust-key {key}",
+                key.fingerprint()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Parses `--at`: what the journal knows, and a time without an offset, which is local.

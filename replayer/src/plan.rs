@@ -16,7 +16,7 @@ use crate::restore::plan::Piece;
 pub(crate) fn run(args: &PlanArgs, format: Format) -> Result<Exit> {
     let MomentArgs { past, at } = &args.moment;
     crate::media::parse_at(at.as_deref())?;
-    let media = Media::open(&past.media.media)?;
+    let media = Media::open(&past.media)?;
     media.check_labels()?;
     let moment = media.moment(past, at.as_deref())?;
     let outline = Outline::new(&moment, args.rate)?;

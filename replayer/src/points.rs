@@ -14,7 +14,7 @@ use crate::output::{Format, escape, local, utc};
 
 /// Runs `replayer points`.
 pub(crate) fn run(args: &PointsArgs, format: Format) -> Result<Exit> {
-    let media = Media::open(&args.media.media)?;
+    let media = Media::open(&args.media)?;
     let journals: Vec<&Journal> = match &args.volume {
         Some(uuid) => media.journals_of(Some(uuid))?,
         None => media.journals().collect(),

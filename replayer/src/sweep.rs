@@ -132,6 +132,7 @@ impl Bench {
     fn media(&self) -> MediaArgs {
         MediaArgs {
             media: vec![self.medium("")],
+            trust_key: None,
         }
     }
 

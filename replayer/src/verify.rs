@@ -33,7 +33,7 @@ pub(crate) fn run(args: &VerifyArgs, format: Format) -> Result<Exit> {
 
 /// Reads everything.
 pub(crate) fn check(args: &VerifyArgs) -> Result<Verdict> {
-    let media = Media::open(&args.media.media)?;
+    let media = Media::open(&args.media)?;
     let journals: Vec<&Journal> = media.journals().collect();
     let (mut text, mut documents) = (String::new(), Vec::new());
     let mut problems = media.verify()?;

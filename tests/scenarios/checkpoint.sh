@@ -64,6 +64,16 @@ rm -rf /work/restored
 expect 20 "tape-1" replayer restore --medium /m2 --to /work/restored --at mark:three
 rm -rf /work/restored
 
+echo "-- rehearsed"
+patience=300 expect 0 "SAME" replayer rehearse --medium /m1 --medium /m2 --scratch /work
+[ -z "$(ls -d /work/tapeworm-rehearsal-* 2> /dev/null)" ] && ok || bad "the rehearsal left something"
+expect 0 ": the same, " recorder status
+cp -a /m2 /work/rotten && segment=$(ls -S /work/rotten/*/*.parquet | head -n 1) && chmod u+w $segment &&
+    printf '\377\377\377' | dd of=$segment bs=1 seek=$(($(stat -c %s $segment) / 2)) conv=notrunc status=none
+patience=300 expect 30 "" replayer rehearse --medium /work/rotten --scratch /work
+expect 0 "FAILED" recorder status
+rm -rf /work/rotten
+
 echo "-- retention"
 expect 0 "scanned" recorder media scan /m1 /m2
 expect 2 "promise something" recorder retention plan --medium /m2

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A journal goes on over media: full, ejected, changed in one drive, away, copied; and is restored from all of them, asked for by name. One boot:
-# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 64 --disk 64 --disk 64 --disk 64 --disk 512 --timeout 900 --script FILE`; elsewhere
+# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 96 --disk 96 --disk 96 --disk 96 --disk 512 --timeout 900 --script FILE`; elsewhere
 # with `--kernel-args "tapeworm.fs=xfs"`.
 set -u
 
@@ -36,6 +36,8 @@ medium_is() {
 
 echo "-- labels"
 expect 0 "labelled medium tape-1" recorder media label /m1 --name tape-1 --pool tapes
+public=$(recorder key --json | jq -r .public_key)
+expect 0 "$public" recorder key
 expect 1 "is labelled already" recorder media label /m1 --name other
 expect 2 "is called tape-1 already" recorder media label /m2 --name tape-1
 expect 1 "letters, digits" recorder media label /m2 --name "a b"
@@ -47,8 +49,8 @@ echo "-- a medium fills"
 mkdir /a/keep && cp -a /etc /a/keep/
 recording 1 attach /a --spool /work/spool --medium /m1 --medium /m2 --medium /m3
 medium_is tape-1
-grow first 20; moment one
-grow second 20; grow first 15
+grow first 25; moment one
+grow second 25; grow first 20
 medium_is tape-2
 rm -r /a/keep/etc/apt; ln /a/second /a/linked
 moment two
@@ -73,6 +75,8 @@ mount /dev/guest/disk2 /m1; mount /dev/guest/disk3 /m2
 from "in any order" one /m2 /m1
 from "in any order" two /m3 /m1 /m2
 from "in any order" three /m1 /m2 /m3
+expect 0 "" replayer points --medium /m1 --medium /m2 --medium /m3 --trust-key $public
+expect 12 "and ${public/?/f} is trusted" replayer restore --medium /m1 --to /work/forged --trust-key ${public/?/f}
 umount /m1 /m2
 
 echo "-- one drive"

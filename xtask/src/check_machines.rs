@@ -73,7 +73,7 @@ pub(crate) const CI: [Scenario; 10] = [
     Scenario {
         script: "media.sh",
         kernel: KernelLine::K6_12,
-        disks: &[512, 2048, 64, 64, 64, 64, 512],
+        disks: &[512, 2048, 96, 96, 96, 96, 512],
         usb: &[],
     },
     Scenario {

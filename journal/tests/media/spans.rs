@@ -49,6 +49,7 @@ fn label(name: &str) -> MemoryStore {
         name: Some(name.to_owned()),
         pool: "tapes".to_owned(),
         copies: false,
+        signer: None,
     };
     Label::ensure_as(&medium, b"program", 0, &naming).unwrap();
     medium

@@ -12,6 +12,8 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const NOTHING_THERE: u8 = 10;
 /// Another recorder has it.
 pub(crate) const LOCKED: u8 = 11;
+/// What was written with another key than the one that is trusted.
+pub(crate) const WRONG_KEY: u8 = 12;
 /// There is no medium to write to.
 pub(crate) const MEDIUM_NEEDED: u8 = 20;
 /// The medium has no room.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{absolute, print_result};
 use crate::control::{Client, Request};
-use crate::{daemon, media, status};
+use crate::{daemon, key, media, status};
 
 /// What can be done with media.
 #[derive(Subcommand)]
@@ -87,7 +87,13 @@ pub(super) fn run(command: MediaCommand, json: bool) -> Result<u8> {
             if reuse {
                 media::erase(&dir)?;
             }
-            let answer = media::label(&dir, &Naming { name, pool, copies }, &replayer)?;
+            let naming = Naming {
+                name,
+                pool,
+                copies,
+                signer: Some(key::own()?),
+            };
+            let answer = media::label(&dir, &naming, &replayer)?;
             print_result(json, &answer, &called("labelled", &answer));
         }
         MediaCommand::List => {

@@ -61,7 +61,8 @@ pub(super) fn status(json: bool) -> Result<u8> {
                 .context("a recorder was started just now: ask again")?);
         }
     };
-    let answer = serde_json::to_value(report).context("encode the status")?;
+    let mut answer = serde_json::to_value(report).context("encode the status")?;
+    status::add_rehearsals(&mut answer);
     let mut text = status::as_text(&answer);
     for finding in verdict.findings {
         text.push_str(&format!("{}\n  do: {}\n", finding.as_text(), finding.todo));

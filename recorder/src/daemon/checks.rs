@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use journal::Signer;
 use rustix::fs::{FlockOperation, flock};
 
 use super::places;
@@ -16,6 +17,7 @@ use crate::capture::Volume;
 use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
+use crate::key;
 use crate::pipeline::OnFull;
 
 /// A volume that can be attached, with everything that this needs.
@@ -23,6 +25,8 @@ pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
     pub(super) shelf: Arc<Shelf>,
+    /// Signs what is written.
+    pub(super) signer: Signer,
     pub(crate) spool_dir: PathBuf,
     /// Directories of spools, its own or another volume's, that lie on this volume.
     pub(crate) spool_inos: Vec<u64>,
@@ -76,9 +80,10 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
+    let signer = key::own()?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
-        let shelf = places::shelf(&config, &volume.uuid, &devices, || {
+        let shelf = places::shelf(&config, &volume.uuid, &devices, &signer, || {
             replayer(config.replayer.as_deref())
         })?;
         let lock = lock(&volume.uuid, &volume.mount_point)?;
@@ -106,6 +111,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                 config,
                 volume,
                 shelf,
+                signer: signer.clone(),
                 spool_dir: spools[index].directory.clone(),
                 spool_inos: here.iter().map(|spool| spool.ino).collect(),
                 excluded_inodes: here

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use journal::store::{DirStore, Store as _};
-use journal::{Head, Label, copy_index};
+use journal::{Head, Label, Naming, Signer, copy_index};
 
 use super::shelf::{Held, Shelf, forget, host_directory};
 use crate::cli::exit::{FAILED, MEDIUM_FULL, MEDIUM_NEEDED, coded};
@@ -95,6 +95,7 @@ pub(super) fn shelf(
     config: &VolumeConfig,
     uuid: &str,
     recorded: &[(u64, PathBuf)],
+    signer: &Signer,
     replayer: impl Fn() -> Result<Vec<u8>>,
 ) -> Result<Arc<Shelf>> {
     let places = Places::new(config.media.clone(), recorded.to_owned());
@@ -137,7 +138,7 @@ pub(super) fn shelf(
                 return Err(first_error
                     .unwrap_or_else(|| coded(MEDIUM_NEEDED, "no medium is there that can be written to")));
             };
-            begin(uuid, &path, store, label, &host_dir, replayer)?
+            begin(uuid, &path, store, label, &host_dir, signer, replayer)?
         }
     };
     Ok(Arc::new(Shelf::new(uuid, places, &host_dir, current, media)?))
@@ -150,13 +151,18 @@ fn begin(
     store: DirStore,
     label: Option<Label>,
     host_dir: &Path,
+    signer: &Signer,
     replayer: impl Fn() -> Result<Vec<u8>>,
 ) -> Result<Held> {
     let named = path.display();
     let label = match label {
         Some(label) => label,
         None => {
-            let label = Label::ensure(&store, &replayer()?, crate::snapshot::now_ns())
+            let naming = Naming {
+                signer: Some(signer.clone()),
+                ..Naming::default()
+            };
+            let label = Label::ensure_as(&store, &replayer()?, crate::snapshot::now_ns(), &naming)
                 .with_context(|| format!("label medium {named}"))?;
             eprintln!("medium {named}: labelled {}", label.named());
             label

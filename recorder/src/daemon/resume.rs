@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use abi::ABI_VERSION;
 use anyhow::{Context as _, Result, ensure};
+use journal::Signer;
 use journal::store::disk::Disk;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ pub(super) struct Place {
     pub(super) spool_inos: Vec<u64>,
     pub(super) numbers_file: PathBuf,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) signer: Signer,
 }
 
 /// The programs that an earlier recorder left on the volume, and the rest of what it left, where both can be gone on with. Where they
@@ -103,6 +105,7 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
         spool_inos: _,
         numbers_file,
         shelf,
+        signer: _,
     } = place;
     let left = Left::find(
         &**shelf,

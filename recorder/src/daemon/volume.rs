@@ -85,6 +85,7 @@ impl Session {
             config,
             volume,
             shelf,
+            signer,
             spool_dir,
             spool_inos,
             excluded_inodes,
@@ -99,6 +100,7 @@ impl Session {
             spool_dir: spool_dir.clone(),
             spool_inos,
             shelf: Arc::clone(&shelf),
+            signer,
         };
         let (mut capture, left, start) = match resume::find(&volume, &place, &root)? {
             Some((capture, left)) => {
@@ -182,6 +184,7 @@ impl Session {
             spool_inos: _,
             numbers_file,
             shelf,
+            signer,
         } = place;
         let brake = capture.take_throttle()?;
         let throttle = (on_full == OnFull::Throttle)
@@ -197,6 +200,7 @@ impl Session {
             from,
             store: shelf.clone(),
             changer: Some(shelf),
+            signer: Some(signer),
             events: ring,
             numbers: Arc::new(SharedArrays {
                 sequence: capture.sequence(),

@@ -1,13 +1,14 @@
 //! The catalog: the host's own list of media and of what lies on each. A cache: deleted, it is made anew by looking at the media.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use journal::store::disk::{Disk, Existing, SystemDisk};
-use journal::{Journal, Label, Manifest, Point, PointKind};
+use journal::{Journal, Label, Manifest, Point, PointKind, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::exit::{FAILED, coded};
+use crate::cli::exit::{FAILED, WRONG_KEY, coded};
 
 /// Where the catalog lies.
 const PATH: &str = "/var/lib/tapeworm/catalog.json";
@@ -21,6 +22,9 @@ pub(crate) struct Catalog {
     format: u32,
     /// By uuid.
     pub(crate) media: Vec<Medium>,
+    /// By which key each volume's journal was signed when it was first seen: that is trusted from then on.
+    #[serde(default)]
+    keys: BTreeMap<String, String>,
 }
 
 /// A medium.
@@ -180,6 +184,7 @@ impl Catalog {
                 return Ok(Self {
                     format: FORMAT,
                     media: Vec::new(),
+                    keys: BTreeMap::new(),
                 });
             }
             bytes => bytes.with_context(|| format!("read {}", path.display()))?,
@@ -231,6 +236,38 @@ impl Catalog {
         self.media
             .iter()
             .find(|medium| medium.uuid == named || medium.name == named)
+    }
+
+    /// Trusts the key that a volume's journal is signed with where it is met for the first time.
+    ///
+    /// # Errors
+    /// Exit code 12 where it is another one than then, or none.
+    pub(crate) fn trust(&mut self, volume: &str, key: Option<PublicKey>) -> Result<()> {
+        let found = key.map_or_else(String::new, |key| key.to_string());
+        match self.keys.get(volume) {
+            None => {
+                if let Some(key) = key {
+                    eprintln!(
+                        "volume {volume} is signed with key {}: trusted from now on (first use)",
+                        key.fingerprint()
+                    );
+                    self.keys.insert(volume.to_owned(), found);
+                }
+                Ok(())
+            }
+            Some(trusted) if *trusted == found => Ok(()),
+            Some(trusted) => Err(coded(
+                WRONG_KEY,
+                format!(
+                    "what lies there of volume {volume} is {}, and it was signed with key {trusted} when it was first met: it is not what it seems, \
+                     or the host has another key now; then remove that key from {PATH}",
+                    match key {
+                        Some(key) => format!("signed with key {key}"),
+                        None => "not signed".to_owned(),
+                    }
+                ),
+            )),
+        }
     }
 
     /// Enters a medium, in place of what was known of it.

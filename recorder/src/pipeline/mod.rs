@@ -29,9 +29,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use journal::VolumeInfo;
 use journal::store::Store;
 use journal::store::disk::Disk;
+use journal::{Signer, VolumeInfo};
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
@@ -77,6 +77,8 @@ pub(crate) struct PipelineOptions<'a, E: Events> {
     pub(crate) store: Arc<dyn Store>,
     /// Puts another one in its place; without it, it stays the same.
     pub(crate) changer: Option<Arc<dyn Changer>>,
+    /// Signs what is written there.
+    pub(crate) signer: Option<Signer>,
     /// Where events come from.
     pub(crate) events: E,
     /// The numbers.
@@ -113,6 +115,7 @@ impl Pipeline {
             from,
             store,
             changer,
+            signer,
             events,
             numbers,
             throttle,
@@ -167,7 +170,7 @@ impl Pipeline {
         let cold = cold::Cold::new(
             &handle,
             (&disk, &spool_dir),
-            (writer, changer),
+            (writer.signed_by(signer), changer),
             Requests::new(sender),
             known,
             Keeper { ledgers, identity },

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &CatArgs, format: Format) -> Result<Exit> {
         ));
     }
     let path = Names::of(&args.path)?;
-    let media = Media::open(&past.media.media)?;
+    let media = Media::open(&past.media)?;
     let tree = Tree::at(&media, past, at.as_deref())?;
     let node = tree.lookup(&path)?;
     let Some(content) = Content::of(&tree, node) else {

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<Exit> {
     for at in [&args.from, &args.to] {
         crate::media::parse_at(Some(at))?;
     }
-    let media = Media::open(&args.past.media.media)?;
+    let media = Media::open(&args.past.media)?;
     let from = Tree::at(&media, &args.past, Some(&args.from))?;
     let to = Tree::at(&media, &args.past, Some(&args.to))?;
     let differences = Sides::new(&from, &to)

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &FindArgs, format: Format) -> Result<Exit> {
     crate::media::parse_at(at.as_deref())?;
     let path = Names::of(&args.path)?;
     let name = args.name.as_deref().map(matcher).transpose()?;
-    let media = Media::open(&past.media.media)?;
+    let media = Media::open(&past.media)?;
     let tree = Tree::at(&media, past, at.as_deref())?;
     let from = tree.lookup(&path)?;
     let (mut text, mut entries) = (String::new(), Vec::new());

@@ -18,7 +18,7 @@ use crate::output::{Format, escape, utc};
 /// Runs `replayer history`.
 pub(crate) fn run(args: &HistoryArgs, format: Format) -> Result<Exit> {
     let path = Names::of(&args.path)?;
-    let media = Media::open(&args.media.media)?;
+    let media = Media::open(&args.media)?;
     let journals = media.journals_of(args.volume.as_deref())?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut events = 0_u64;

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
     let MomentArgs { past, at } = &args.moment;
     crate::media::parse_at(at.as_deref())?;
     let path = Names::of(&args.path)?;
-    let media = Media::open(&past.media.media)?;
+    let media = Media::open(&past.media)?;
     let tree = Tree::at(&media, past, at.as_deref())?;
     let node = tree.lookup(&path)?;
     let mut found: Vec<(Vec<u8>, NodeIndex)> = Vec::new();

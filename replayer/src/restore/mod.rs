@@ -6,7 +6,7 @@ mod attributes;
 pub(crate) mod build;
 pub(crate) mod device;
 pub(crate) mod flags;
-mod inspect;
+pub(crate) mod inspect;
 pub(crate) mod materialise;
 mod place;
 pub(crate) mod plan;
@@ -19,6 +19,7 @@ mod tests;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -43,7 +44,7 @@ use crate::progress::{Progress, Unit};
 pub(crate) fn run(args: &RestoreArgs, format: Format) -> Result<Exit> {
     crate::media::parse_at(args.at.as_deref())?;
     let place = Place::check(args)?;
-    let media = Media::open(&args.media.media)?;
+    let media = Media::open(&args.media)?;
     let outcome = restore(args, &media, place)?;
     format.result(&outcome.text(), &outcome.json())?;
     Ok(outcome.exit())
@@ -245,8 +246,18 @@ impl Outcome<'_> {
     }
 }
 
+/// Refuses a target without room for what a plan makes.
+pub(crate) fn check_space(plan: &Plan, target: &Target, named: &Path) -> Result<()> {
+    let needs = Needs {
+        inodes: plan.nodes.len() as u64,
+        projects: false,
+        bytes: &|block_bytes| plan.needed_bytes(block_bytes),
+    };
+    place::check_space(&needs, target, named)
+}
+
 /// Makes the tree. `read` hands over the rows that the plan wants, in order, with their data.
-fn execute(
+pub(crate) fn execute(
     plan: &Plan,
     target: Target,
     problems: Problems,

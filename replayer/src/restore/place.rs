@@ -175,7 +175,7 @@ pub(super) fn open_directory(path: &Path) -> Result<Target> {
 }
 
 /// Fails when the plan cannot fit into the file system of the target; nothing has been restored yet.
-fn check_space(needs: &Needs<'_>, target: &Target, place: &Path) -> Result<()> {
+pub(super) fn check_space(needs: &Needs<'_>, target: &Target, place: &Path) -> Result<()> {
     let space =
         fstatvfs(target.root()).with_context(|| format!("measure free space of {}", place.display()))?;
     let block_bytes = space.f_bsize.clamp(512, 65536);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod hostile;
+mod media;
 mod past;
 mod stepwise;
 

@@ -50,6 +50,7 @@ impl Room {
             name: Some(name.to_owned()),
             pool: pool.to_owned(),
             copies,
+            signer: None,
         };
         let label = Label::ensure_as(&store, b"replayer", 0, &naming).unwrap();
         Held::new(store, label, &self.path(name))

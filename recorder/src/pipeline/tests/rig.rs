@@ -245,6 +245,7 @@ impl Rig {
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(Watched(medium.clone())),
             changer: None,
+            signer: None,
             events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             throttle: None,
