@@ -58,6 +58,7 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::Cat(args) => past::cat(args, format),
         Command::History(args) => past::history(args, format),
         Command::Diff(args) => past::diff(args, format),
+        Command::Mount(args) => past::mount(args, format),
         Command::Dump(args) => dump::run(args, format),
     }
 }
