@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 8] = [
+pub(crate) const CI: [Scenario; 9] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -68,6 +68,12 @@ pub(crate) const CI: [Scenario; 8] = [
         script: "past.sh",
         kernel: KernelLine::K7_3,
         disks: &[512, 1024],
+        usb: &[1024],
+    },
+    Scenario {
+        script: "mount.sh",
+        kernel: KernelLine::K6_1,
+        disks: &[512, 2048],
         usb: &[1024],
     },
     Scenario {

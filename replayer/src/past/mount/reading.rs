@@ -58,19 +58,31 @@ impl<'a> Past<'a> {
     /// `EIO` where anything of it is not what was sealed, or cannot be read: what and why is logged, with what that costs, once for each
     /// row group. `EINVAL` for what is no regular file.
     pub(super) fn read(&self, node: NodeIndex, offset: u64, length: u32) -> Result<Vec<u8>, Errno> {
-        let tree = &self.view.tree;
-        let content = Content::of(tree, node).ok_or(Errno::EINVAL)?;
+        let content = Content::of(&self.view.tree, node).ok_or(Errno::EINVAL)?;
+        self.run(&content, offset, length).map_err(|(piece, cause)| {
+            if let Some(complaint) = self.complaint(node, &piece, cause) {
+                error!("{complaint}");
+            }
+            Errno::EIO
+        })
+    }
+
+    /// A run of a file, or the first piece that cannot be had, and why.
+    fn run(
+        &self,
+        content: &Content<'_>,
+        offset: u64,
+        length: u32,
+    ) -> Result<Vec<u8>, (Piece, anyhow::Error)> {
         let length = content.size.saturating_sub(offset).min(length.into());
-        let mut buffer = vec![0; usize::try_from(length).map_err(|_| Errno::EIO)?];
+        // Not longer than a u32 says.
+        let mut buffer = vec![0; length as usize];
         let mut held: Option<(GroupRef, Arc<Group>)> = None;
         for piece in content.pieces_of(offset, length) {
             let RowRef { segment, row } = piece.row;
             self.copy(&piece, &mut held, offset, &mut buffer)
                 .with_context(|| format!("row {row} of segment {segment}"))
-                .map_err(|error| {
-                    self.say(node, &piece, error);
-                    Errno::EIO
-                })?;
+                .map_err(|cause| (piece, cause))?;
         }
         Ok(buffer)
     }
@@ -105,25 +117,34 @@ impl<'a> Past<'a> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn say(&self, node: NodeIndex, piece: &Piece, cause: anyhow::Error) {
+    /// What is to be said of a piece that cannot be had; `None` if its row group's fault was said.
+    fn complaint(&self, node: NodeIndex, piece: &Piece, cause: anyhow::Error) -> Option<String> {
         let group = group_of(&self.view.tree.moment.point, piece.row).unwrap_or(piece.row);
-        let (is_new_group, is_new_segment) = {
+        let is_new_segment = {
             let mut said = self.said();
-            (said.groups.insert(group), said.segments.insert(group.segment))
+            if !said.groups.insert(group) {
+                return None;
+            }
+            said.segments.insert(group.segment)
         };
-        if !is_new_group {
-            return;
-        }
-        let path = self.view.tree.plan().path(node);
         let cause = if is_new_segment {
             self.media.explain(self.volume.as_deref(), cause)
         } else {
             cause
         };
-        let end = piece.offset + piece.length;
-        error!(
-            "{path}: bytes {} to {end} cannot be read: {cause:#}",
-            piece.offset
-        );
+        let path = self.view.tree.plan().path(node);
+        let (from, to) = (piece.offset, piece.offset + piece.length);
+        Some(format!("{path}: bytes {from} to {to} cannot be read: {cause:#}"))
+    }
+
+    /// What [`Past::read`] would log; `None` if it would say nothing.
+    ///
+    /// # Panics
+    /// If it can be read.
+    #[cfg(test)]
+    pub(super) fn complaint_of(&self, node: NodeIndex) -> Option<String> {
+        let content = Content::of(&self.view.tree, node).expect("a file");
+        let (piece, cause) = self.run(&content, 0, 1).expect_err("it cannot be read");
+        self.complaint(node, &piece, cause)
     }
 }
