@@ -54,10 +54,10 @@ same() { diff "$2" "$3" > "$out" && ok || bad "$1"; }
 
 echo "-- a tree with all there is"
 mkdir /a/text /a/docs /a/kinds /a/db /a/big /a/private /a/flags
-for i in $(seq 400); do mkdir -p /a/text/d$((i % 20)) && echo "line $i, a needle in $((i % 7))" > /a/text/d$((i % 20))/f$i; done
+for i in $(seq 200); do mkdir -p /a/text/d$((i % 20)) && echo "line $i, a needle in $((i % 7))" > /a/text/d$((i % 20))/f$i; done
 recording 1 attach /a --spool /work/spool --medium /medium
-cp -a /usr/include/linux /a/docs/ && echo needle >> /a/docs/linux/fuse.h
-dd if=/dev/urandom of=/a/big/random bs=1M count=40 status=none
+cp -a /usr/include/linux/netfilter /a/docs/ && echo needle >> /a/docs/netfilter/x_tables.h
+dd if=/dev/urandom of=/a/big/random bs=1M count=24 status=none
 dd if=/dev/urandom of=/a/big/patched bs=1M count=8 status=none
 for i in $(seq 0 97 1900); do echo "patch $i" | dd of=/a/big/patched bs=4096 seek=$i conv=notrunc status=none; done
 truncate -s 900G /a/big/sparse && echo middle | dd of=/a/big/sparse bs=1M seek=500000 conv=notrunc status=none
@@ -93,10 +93,6 @@ expect 1 "no mark" replayer mount --medium /medium --at mark:none /m/one
 mv /dev/fuse /dev/fuse-away
 expect 1 "modprobe fuse" replayer mount --medium /medium /m/one
 mv /dev/fuse-away /dev/fuse
-if ! command -v fusermount3 > /dev/null; then
-    mkdir /m/user && chown 1234 /m/user
-    expect 1 "fusermount3" setpriv --reuid=1234 --clear-groups $(command -v replayer) mount --medium /medium /m/user
-fi
 
 echo "-- two moments at once"
 mounted one /m/one --medium /medium --at mark:one && one_pid=$mount_pid
@@ -120,7 +116,7 @@ for at in one two; do
     oracle compare /run/copy-$at /run/copy-copy > "$out" 2>&1 && ok || bad "copy of $at"
     mv /work/copy /work/copy-$at
 done
-[ "$(wc -l < /run/greps-one)" -gt 400 ] && ok || bad "grep finds too little"
+[ "$(wc -l < /run/greps-one)" -gt 200 ] && ok || bad "grep finds too little"
 [ "$(stat -c %h /m/one/text/d1/f1)" = 3 ] && [ /m/one/text/d1/f1 -ef /m/one/kinds/third ] && ok || bad "hard links"
 [ "$(stat -c '%t %T' /m/one/kinds/char)" = "f0 11170" ] && ok || bad "device number"
 [ "$(stat -f -c %l /m/one)" = 255 ] && [ "$(stat -f -c %f /m/one)" = 0 ] && ok || bad "statfs"
@@ -129,20 +125,19 @@ done
 lsattr /m/one/flags/one > "$out" && grep -q '^[^ ]*d[^ ]*A\|^[^ ]*A[^ ]*d' "$out" && ok || bad "file flags"
 
 echo "-- who may see what, and that nobody writes"
-as() { setpriv --reuid=$1 --clear-groups "${@:2}"; }
-expect 0 "for 1234" as 1234 cat /m/one/private/acl
-expect 1 "Permission denied" as 1234 cat /m/one/private/mode
-expect 1 "Permission denied" as 4321 cat /m/one/private/acl
-expect 0 "user.note" as 4321 getfattr -m - /m/one/kinds/old
+expect 0 "for 1234" setpriv --reuid=1234 --clear-groups cat /m/one/private/acl
+expect 1 "Permission denied" setpriv --reuid=1234 --clear-groups cat /m/one/private/mode
+expect 1 "Permission denied" setpriv --reuid=4321 --clear-groups cat /m/one/private/acl
+expect 0 "user.note" setpriv --reuid=4321 --clear-groups getfattr -m - /m/one/kinds/old
 grep -q trusted "$out" && bad "trusted attributes are shown to all" || ok
 refused touch /m/one/new
-refused rm /m/one/docs/linux/fuse.h
+refused rm /m/one/docs/netfilter/x_tables.h
 refused chmod 777 /m/one/kinds/old
 refused setfattr -n user.x -v y /m/one/kinds/old
 refused ln /m/one/kinds/old /m/one/kinds/older
 refused truncate -s 1 /m/one/kinds/old
 refused python3 -c 'import os; os.open("/m/one/kinds/old", os.O_RDWR)'
-expect 1 "readonly database" sqlite3 /m/one/db/rollback.db 'pragma user_version=7'
+expect 8 "readonly database" sqlite3 /m/one/db/rollback.db 'pragma user_version=7'
 
 echo "-- unmounting"
 umount /m/one && ok || bad "umount"
@@ -178,10 +173,16 @@ exec 9<&-
 
 echo "-- rot"
 cp -a /medium /work/rotten
-segment=$(ls -S /work/rotten/*/*.parquet | head -n 1)
-at=$(($(stat -c %s $segment) / 2))
-byte=$(od -An -tu1 -j $at -N 1 $segment)
-printf "\\x$(printf %x $((byte ^ 1)))" | dd of=$segment bs=1 seek=$at conv=notrunc status=none
+# Who is not root mounts with a helper, which the guests do not have.
+mkdir /m/user && chown -R 1234 /work/rotten /m/user
+expect 1 "fusermount3" setpriv --reuid=1234 --clear-groups replayer mount --medium /work/rotten /m/user
+# One bit of the data of each segment, in its largest row group.
+for manifest in /work/rotten/*/*.manifest.json; do
+    segment=${manifest%.manifest.json}.parquet
+    at=$(jq '.row_groups | max_by(.bytes - .parts.metadata_bytes) | .offset + ((.parts.metadata_bytes + .bytes) / 2 | floor)' $manifest)
+    byte=$(od -An -tu1 -j $at -N 1 $segment)
+    printf "\\x$(printf %x $((byte ^ 1)))" | dd of=$segment bs=1 seek=$at conv=notrunc status=none
+done
 mounted rotten /m/third --medium /work/rotten --at mark:one
 lost=0 wrong=0
 while read -r -d '' path; do
@@ -190,7 +191,7 @@ while read -r -d '' path; do
     else
         grep -q "Input/output error" "$out" && lost=$((lost + 1)) || bad "$path fails, and not because of input or output"
     fi
-done < <(cd /work/copy-one && find text docs kinds db big private -type f -size -1G -print0)
+done < <(cd /work/copy-one && find text kinds db big private -type f -size -1G -print0)
 [ $wrong = 0 ] && ok || bad "$wrong files are wrong"
 [ $lost -gt 0 ] && ok || bad "rot is not seen"
 grep -q "cannot be read:.*segment" /results/mount-rotten.log && grep -q "costs sequence numbers" /results/mount-rotten.log && ok ||
