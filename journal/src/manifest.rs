@@ -304,6 +304,16 @@ impl Manifest {
         bytes
     }
 
+    /// The rows of the row group that a row is in: they are read and unpacked together. `None` where the segment has no such row.
+    pub fn row_group_of(&self, row: u64) -> Option<std::ops::Range<u64>> {
+        let mut groups = self.row_groups.iter().scan(0_u64, |first, group| {
+            let rows = *first..first.saturating_add(group.rows);
+            *first = rows.end;
+            Some(rows)
+        });
+        groups.find(|rows| rows.contains(&row))
+    }
+
     /// Whether the row groups follow each other, each with its parts, and leave room for a footer. By them the
     /// segment is read, each part as a whole: none is believed that is larger than what may be unpacked.
     fn check_parts(&self) -> std::result::Result<(), &'static str> {

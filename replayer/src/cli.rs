@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Restore to a scratch place, read it back, compare it with the journal, remove it: `recorder status` tells how that went.
     Rehearse(RehearseArgs),
+    /// Mount the tree as it was at a moment, read-only, until it is unmounted or this is told to end.
+    Mount(MountArgs),
     /// Print the rows of the journal.
     Dump(DumpArgs),
 }
@@ -327,3 +329,22 @@ pub(crate) struct DiffArgs {
     #[arg(default_value = "latest")]
     pub(crate) to: String,
 }
+
+/// `replayer mount`.
+#[derive(Args, Debug)]
+pub(crate) struct MountArgs {
+    /// What to mount.
+    #[command(flatten)]
+    pub(crate) moment: MomentArgs,
+    /// MiB of unpacked data to keep in memory: what was read once need not be unpacked again.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(CACHE_MIB_MIN..=CACHE_MIB_MAX))]
+    pub(crate) cache_mib: u64,
+    /// Empty directory to mount it on. As root, every user may look into it, within the permissions of that time; otherwise only the user who
+    /// mounts, with fusermount3.
+    pub(crate) directory: PathBuf,
+}
+
+/// The largest row group has its place.
+const CACHE_MIB_MIN: u64 = 160;
+/// 1 TiB.
+const CACHE_MIB_MAX: u64 = 1 << 20;

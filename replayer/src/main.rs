@@ -61,6 +61,7 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::History(args) => past::history(args, format),
         Command::Diff(args) => past::diff(args, format),
         Command::Rehearse(args) => rehearse::run(args, format),
+        Command::Mount(args) => past::mount(args, format),
         Command::Dump(args) => dump::run(args, format),
     }
 }

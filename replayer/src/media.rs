@@ -58,7 +58,7 @@ pub(crate) struct Point<'a> {
     /// The media that hold its journal, where there are several journals of the volume.
     pub(crate) media: Option<String>,
     /// That journal.
-    journal: &'a Journal,
+    pub(crate) journal: &'a Journal,
     /// Takes media that were not given.
     drive: &'a Drive,
 }

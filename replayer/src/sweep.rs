@@ -10,7 +10,7 @@
 //! `REPLAYER_SWEEP=full` in the environment every bit of everything is flipped, and everything cut at every byte (hours):
 //! `REPLAYER_SWEEP=full cargo test -p replayer sweep -- --nocapture`.
 
-mod medium;
+pub(crate) mod medium;
 
 use std::collections::BTreeMap;
 use std::fs;

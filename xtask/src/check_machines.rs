@@ -27,7 +27,7 @@ pub(crate) struct Scenario {
 }
 
 /// What is run on every change.
-pub(crate) const CI: [Scenario; 10] = [
+pub(crate) const CI: [Scenario; 11] = [
     Scenario {
         script: "refusals.sh",
         kernel: KernelLine::K6_1,
@@ -81,6 +81,12 @@ pub(crate) const CI: [Scenario; 10] = [
         kernel: KernelLine::K6_1,
         disks: &[512, 2048, 128, 128, 96, 96],
         usb: &[],
+    },
+    Scenario {
+        script: "mount.sh",
+        kernel: KernelLine::K6_1,
+        disks: &[512, 2048],
+        usb: &[1024],
     },
     Scenario {
         script: "stalls.sh",

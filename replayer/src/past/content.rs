@@ -37,11 +37,9 @@ impl<'a> Content<'a> {
             && self.pieces.iter().map(place).eq(other.pieces.iter().map(place))
     }
 
-    /// Fills `buffer` with what stands at `offset`; all of it must be below the size. What no piece covers reads as zeros. Row groups are
-    /// read in the order of the journal, each once.
-    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        buffer.fill(0);
-        let end = offset + buffer.len() as u64;
+    /// The pieces that have something of a run of the file, in the order of the journal. What no piece covers reads as zeros.
+    pub(super) fn pieces_of(&self, offset: u64, length: u64) -> Vec<Piece> {
+        let end = offset.saturating_add(length);
         let first = self
             .pieces
             .partition_point(|piece| piece.offset + piece.length <= offset);
@@ -53,6 +51,14 @@ impl<'a> Content<'a> {
             .copied()
             .collect();
         wanted.sort_unstable();
+        wanted
+    }
+
+    /// Fills `buffer` with what stands at `offset`; all of it must be below the size. Row groups are read in the order of the journal,
+    /// each once.
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        buffer.fill(0);
+        let wanted = self.pieces_of(offset, buffer.len() as u64);
         for of_segment in wanted.chunk_by(|a, b| a.row.segment == b.row.segment) {
             let Some(segment) = of_segment.first().map(|piece| piece.row.segment) else {
                 continue;
@@ -72,8 +78,8 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Copies what a piece has of a run of the file.
-fn put(piece: &Piece, data: &[u8], offset: u64, buffer: &mut [u8]) -> Result<()> {
+/// Copies what a piece has of a run of the file: `data` is its row's, `buffer` begins at `offset` of the file.
+pub(super) fn put(piece: &Piece, data: &[u8], offset: u64, buffer: &mut [u8]) -> Result<()> {
     let end = offset + buffer.len() as u64;
     let (from, to) = (piece.offset.max(offset), (piece.offset + piece.length).min(end));
     let place = |start: u64, length: u64| {

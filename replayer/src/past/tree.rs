@@ -95,16 +95,25 @@ impl<'a> Tree<'a> {
     }
 
     /// The names in a directory, in the order of their bytes.
-    pub(crate) fn children(&self, directory: NodeIndex) -> impl Iterator<Item = Child<'_>> {
+    pub(crate) fn children(&self, directory: NodeIndex) -> impl ExactSizeIterator<Item = Child<'_>> {
         let plan = self.plan();
         let from = self.names.partition_point(|(parent, ..)| *parent < directory);
-        let of_directory = self.names.iter().skip(from);
-        of_directory
-            .take_while(move |(parent, ..)| *parent == directory)
-            .map(move |name| Child {
-                name: name_of(plan, *name),
-                node: name.2,
-            })
+        let to = self.names.partition_point(|(parent, ..)| *parent <= directory);
+        let of_directory = self.names.get(from..to).unwrap_or_default();
+        of_directory.iter().map(move |name| Child {
+            name: name_of(plan, *name),
+            node: name.2,
+        })
+    }
+
+    /// What a name in a directory leads to, if it is there.
+    pub(crate) fn child(&self, directory: NodeIndex, name: &[u8]) -> Option<NodeIndex> {
+        let plan = self.plan();
+        let found = self
+            .names
+            .binary_search_by(|other| (other.0, name_of(plan, *other)).cmp(&(directory, name)))
+            .ok()?;
+        self.names.get(found).map(|name| name.2)
     }
 
     /// What a path leads to.
@@ -127,12 +136,9 @@ impl<'a> Tree<'a> {
                 }
                 _ => return Err(missing(&format!("{} was no directory", plan.path(node)))),
             }
-            let found = self
-                .names
-                .binary_search_by(|other| (other.0, name_of(plan, *other)).cmp(&(node, name)))
-                .ok()
-                .and_then(|index| self.names.get(index));
-            node = found.ok_or_else(|| missing("there was no such name"))?.2;
+            node = self
+                .child(node, name)
+                .ok_or_else(|| missing("there was no such name"))?;
         }
         Ok(node)
     }

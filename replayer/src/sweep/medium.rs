@@ -1,4 +1,4 @@
-//! The small medium that the sweep lets rot.
+//! The small medium that the sweep lets rot, and how a medium for a test is made.
 
 use std::fs;
 use std::path::Path;
@@ -9,15 +9,15 @@ use journal::store::DirStore;
 use journal::{Label, VolumeInfo, Writer};
 
 /// The volume on the medium.
-pub(super) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+pub(crate) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 /// The last number on it.
-pub(super) const LAST_SEQ: u64 = 14;
+pub(crate) const LAST_SEQ: u64 = 14;
 
-fn key(ino: u64) -> InodeKey {
+pub(crate) fn key(ino: u64) -> InodeKey {
     InodeKey { ino, generation: 1 }
 }
 
-fn record(seq: u64, ino: u64, mode: Option<u32>, op: Op) -> Record {
+pub(crate) fn record(seq: u64, ino: u64, mode: Option<u32>, op: Op) -> Record {
     let time = Some(Time {
         sec: 1_700_000_000,
         nsec: 5,
@@ -41,7 +41,7 @@ fn record(seq: u64, ino: u64, mode: Option<u32>, op: Op) -> Record {
     }
 }
 
-fn create(seq: u64, ino: u64, mode: u32, parent: u64, name: &str) -> Record {
+pub(crate) fn create(seq: u64, ino: u64, mode: u32, parent: u64, name: &str) -> Record {
     let entry = Entry {
         parent: key(parent),
         name: name.into(),
@@ -54,7 +54,7 @@ fn create(seq: u64, ino: u64, mode: u32, parent: u64, name: &str) -> Record {
     record(seq, ino, Some(mode), op)
 }
 
-fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
+pub(crate) fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
     let op = Op::Write {
         offset,
         data: data.to_vec(),
@@ -63,7 +63,7 @@ fn write(seq: u64, ino: u64, offset: u64, data: &[u8]) -> Record {
     record(seq, ino, None, op)
 }
 
-fn mark(seq: u64, name: &str) -> Record {
+pub(crate) fn mark(seq: u64, name: &str) -> Record {
     let op = Op::Mark {
         name: name.to_owned(),
     };
@@ -73,22 +73,30 @@ fn mark(seq: u64, name: &str) -> Record {
     }
 }
 
-/// Three segments: a base, two files, and a last word.
-fn story() -> Vec<Vec<Record>> {
+/// The base of an empty volume: numbers 1 to 4.
+pub(crate) fn base() -> Vec<Record> {
     let whole = Op::Snapshot {
         link_target: None,
         scope: SnapshotScope::Whole,
     };
     vec![
-        vec![
-            record(1, 1, None, Op::BaseBegin { continues: None }),
-            record(2, 1, Some(0o040_755), whole),
-            record(3, 1, None, Op::SnapshotEnd { begin_seq: 2 }),
-            record(4, 1, None, Op::BaseEnd { begin_seq: 1 }),
-            create(5, 2, 0o040_755, 1, "d"),
-            create(6, 3, 0o100_644, 2, "f"),
-            write(7, 3, 0, b"one, long"),
-        ],
+        record(1, 1, None, Op::BaseBegin { continues: None }),
+        record(2, 1, Some(0o040_755), whole),
+        record(3, 1, None, Op::SnapshotEnd { begin_seq: 2 }),
+        record(4, 1, None, Op::BaseEnd { begin_seq: 1 }),
+    ]
+}
+
+/// Three segments: a base, two files, and a last word.
+fn story() -> Vec<Vec<Record>> {
+    let mut first = base();
+    first.extend([
+        create(5, 2, 0o040_755, 1, "d"),
+        create(6, 3, 0o100_644, 2, "f"),
+        write(7, 3, 0, b"one, long"),
+    ]);
+    vec![
+        first,
         vec![
             create(8, 4, 0o100_600, 1, "g"),
             write(9, 4, 4096, &[7; 5000]),
@@ -105,6 +113,11 @@ fn story() -> Vec<Vec<Record>> {
 
 /// Puts the story on a new medium.
 pub(super) fn make(path: &Path) {
+    make_of(path, &story());
+}
+
+/// Puts segments of records on a new medium.
+pub(crate) fn make_of(path: &Path, segments: &[Vec<Record>]) {
     fs::create_dir(path).expect("make");
     let store = Arc::new(DirStore::open(path).expect("open"));
     Label::ensure(&*store, &[b'#'; 300], 1).expect("label");
@@ -117,8 +130,8 @@ pub(super) fn make(path: &Path) {
         ..VolumeInfo::default()
     };
     let mut writer = Writer::open(store, volume).expect("open");
-    for segment in story() {
-        for record in &segment {
+    for segment in segments {
+        for record in segment {
             writer.push(record).expect("push");
         }
         writer.seal().expect("seal");
