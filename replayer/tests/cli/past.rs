@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
-use journal::record::{Attributes, Op};
+use journal::record::{Attributes, InodeKey, Op, Record};
 use serde_json::Value;
 
 use crate::bench::{
@@ -200,4 +200,47 @@ fn two_moments_are_compared() {
     assert!(said.contains("> /d/old -> /new\n"), "{said}");
     assert!(said.contains("! /d/same (replaced, content"), "{said}");
     assert!(said.contains("- /d/gone\n"), "{said}");
+}
+
+/// What is refused before the kernel is asked for anything; the rest needs one (`tests/scenarios/mount.sh`).
+#[test]
+fn a_mount_that_cannot_be_is_refused() {
+    let mut segments = story();
+    let hole = Op::Hole {
+        last_seq: 16,
+        inode: Some(key(3)),
+        since_seq: None,
+    };
+    segments.push(vec![
+        Record {
+            last_seq: 16,
+            ..record(14, InodeKey::default(), Attributes::default(), hole)
+        },
+        mark(17, "after"),
+    ]);
+    let bench = Bench::new(&segments);
+    std::fs::create_dir(bench.path("empty")).expect("make");
+    for (more, directory, code, word) in [
+        ([].as_slice(), "none", 1, "is not there: make it"),
+        (&[], "medium", 1, "is not empty"),
+        (&["--at", "mark:none"], "empty", 1, "no mark"),
+        (&["--at", "whenever"], "empty", 2, "--at"),
+        (&["--cache-mib", "159"], "empty", 2, "--cache-mib"),
+        (&["--volume", "none"], "empty", 10, "none"),
+        (&[], "empty", 31, "14 to 16"),
+    ] {
+        let directory = bench.path(directory);
+        failed(
+            &look(&bench, "mount", more, directory.as_os_str().as_bytes()),
+            code,
+            word,
+        );
+    }
+    let file = bench.path("file");
+    std::fs::write(&file, b"").expect("write");
+    failed(
+        &look(&bench, "mount", &[], file.as_os_str().as_bytes()),
+        1,
+        "is no directory",
+    );
 }
