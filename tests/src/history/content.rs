@@ -1,11 +1,11 @@
-//! Content that compresses to about half: every line of 64 bytes has 28 random ones, and words that come back. Every line is made from
+//! Content that compresses to about half: every line of 64 bytes has 25 random ones, and words that come back. Every line is made from
 //! file, version and offset alone, so that any part of any version can be made at any time.
 
 use crate::random::Random;
 
 /// Bytes of a line.
 pub(super) const LINE_BYTES: u64 = 64;
-const WORD_BYTES: usize = 12;
+const WORD_BYTES: usize = 13;
 const WORDS: usize = 512;
 
 /// What all files are made of.

@@ -22,11 +22,11 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
     for (what, past, limit) in [
         (
             "small files and large ones, as restored above",
-            size(12_500, 512 << 20),
+            size(6_250, 256 << 20),
             Limit::AtMost(1.05),
         ),
-        ("small files only", size(100_000, 0), Limit::None),
-        ("large files only", size(0, 512 << 20), Limit::None),
+        ("small files only", size(50_000, 0), Limit::None),
+        ("large files only", size(0, 256 << 20), Limit::None),
     ] {
         let (mut ratios, mut packed) = (Vec::new(), Vec::new());
         for seed in 1..=u64::from(bench.pairs) {
