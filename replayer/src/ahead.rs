@@ -18,7 +18,7 @@ const LOT_BYTES: usize = 8 << 20;
 /// Records that are handed over at once.
 const LOT_RECORDS: usize = 1024;
 /// Lots that are read and wait to be used; one more is being read, and one used.
-const LOTS_AHEAD: usize = 1;
+const LOTS_AHEAD: usize = 4;
 
 /// Rows with their data.
 type Lot = Vec<(RowRef, Data)>;

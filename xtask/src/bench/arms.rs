@@ -19,9 +19,11 @@ pub(super) struct Taken {
     pub(super) cpu_seconds: f64,
     /// Most memory at once.
     pub(super) peak_kib: f64,
+    /// Whether caches were dropped before it.
+    pub(super) dropped: bool,
 }
 
-/// Runs a command to its end, then syncs the file system that it wrote to, where there is one; both count.
+/// Drops caches, runs a command to its end, then syncs the file system that it wrote to, where there is one; the last two count.
 ///
 /// # Errors
 /// When it does not end with success: what it said is shown.
@@ -41,6 +43,7 @@ pub(super) fn timed(cmd: &Command, written: Option<&Path>) -> Result<Taken> {
     if let Some(dir) = cmd.get_current_dir() {
         timer.current_dir(dir);
     }
+    let dropped = drop_caches()?;
     let started = Instant::now();
     setup::run_quiet(timer.stdin(Stdio::null()))?;
     if let Some(written) = written {
@@ -62,11 +65,12 @@ pub(super) fn timed(cmd: &Command, written: Option<&Path>) -> Result<Taken> {
         seconds,
         cpu_seconds: user + system,
         peak_kib,
+        dropped,
     })
 }
 
 /// Syncs everything and drops what the kernel has cached. Says whether it could: that takes root.
-pub(super) fn drop_caches() -> Result<bool> {
+fn drop_caches() -> Result<bool> {
     setup::run_quiet(&mut Command::new("sync"))?;
     Ok(fs::write("/proc/sys/vm/drop_caches", "3").is_ok())
 }
@@ -109,7 +113,6 @@ impl Turns {
             all.loads.push(load()?);
             for step in 0..arms.len() {
                 let which = (step + turn as usize) % arms.len();
-                all.dropped &= drop_caches()?;
                 let arm = &mut arms[which];
                 let taken = (arm.run)(turn).with_context(|| format!("run {}", arm.name))?;
                 say(&format!(
@@ -120,6 +123,7 @@ impl Turns {
                     taken.cpu_seconds,
                     taken.peak_kib / 1024.0
                 ));
+                all.dropped &= taken.dropped;
                 all.taken[which].1.push(taken);
             }
         }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::Setting;
 use super::arms::{Arm, Turns, check_room, timed};
+use super::blank::Blank;
 use super::figure::{Figure, Limit};
 use super::made::{Past, remove};
 use super::page::Measured;
@@ -24,7 +25,7 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
     if !bench.small {
         check_room(work.path(), ROOM_BYTES)?;
     }
-    let (tree, target) = (work.path().join("tree"), work.path().join("target"));
+    let tree = work.path().join("tree");
     let (mut notes, mut journals) = (Vec::new(), Vec::new());
     for overwrites in [0, OVERWRITES] {
         let past = Past::of(files, large_bytes, overwrites);
@@ -44,8 +45,9 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
         .map(|(name, (medium, digest))| Arm {
             name,
             run: Box::new(|_| {
-                remove(&target)?;
-                let taken = timed(&bench.restore(medium, &target), Some(work.path()))?;
+                let blank = Blank::make(work.path())?;
+                let target = blank.target();
+                let taken = timed(&bench.restore(medium, &target), Some(blank.path()))?;
                 bench.compare(&target, digest)?;
                 Ok(taken)
             }),

@@ -4,6 +4,7 @@
 //! arms are run and caches dropped in `arms`, how figures are judged in `figure`, how results are kept and shown in `page`.
 
 mod arms;
+mod blank;
 mod figure;
 mod length;
 mod made;
@@ -41,6 +42,9 @@ pub(crate) struct BenchArgs {
     /// Small and quick, with programs that are not optimised: shows that all of it works, and writes no page
     #[arg(long)]
     small: bool,
+    /// Measure the programs in this directory, and build none
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
 }
 
 /// A benchmark.
@@ -85,12 +89,15 @@ struct Setting {
 }
 
 impl Setting {
-    fn new(pairs: Option<u32>, small: bool) -> Result<Self> {
+    fn new(pairs: Option<u32>, small: bool, bin_dir: Option<PathBuf>) -> Result<Self> {
         setup::ensure_packages(&["time"])?;
         let profile = if small { Profile::Dev } else { Profile::Release };
         let default = if small { PAIRS_SMALL } else { PAIRS };
         Ok(Self {
-            bin_dir: build::build_without_recorder(profile)?,
+            bin_dir: match bin_dir {
+                Some(dir) => std::path::absolute(dir).context("find the programs")?,
+                None => build::build_without_recorder(profile)?,
+            },
             pairs: pairs.unwrap_or(default),
             small,
         })
@@ -109,13 +116,18 @@ impl Setting {
 /// # Errors
 /// When something cannot be measured, or a restored tree is not what it should be.
 pub(crate) fn run(args: BenchArgs) -> Outcome {
-    let BenchArgs { only, pairs, small } = args;
+    let BenchArgs {
+        only,
+        pairs,
+        small,
+        bin_dir,
+    } = args;
     let benches = if only.is_empty() {
         Bench::value_variants()
     } else {
         &only
     };
-    let setting = Setting::new(pairs, small)?;
+    let setting = Setting::new(pairs, small, bin_dir)?;
     let mut missed = 0;
     for bench in benches {
         say(&format!("== {}", bench.name()));
@@ -142,7 +154,7 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
 /// # Errors
 /// As for [`run`].
 pub(crate) fn pass() -> Result<()> {
-    let setting = Setting::new(None, true)?;
+    let setting = Setting::new(None, true, None)?;
     // The fold is measured by a program that is built for nothing else.
     for bench in Bench::value_variants()
         .iter()

@@ -100,7 +100,7 @@ impl Results {
              Written by `cargo xtask bench`; do not edit. `cargo xtask bench --only NAME` repeats one. Arms run in turns, another one first each time; \
              a time includes the sync of the file system; where two arms are compared, it is by the ratio in the same turn. The interval is the 95 % one of the \
              median by the sign test, which assumes no distribution; of six turns it is from the least to the most. A figure is *reached* where all of the interval \
-             is within the limit, *missed* where none of it is, else *unproven*. Source and target lie on the same disk. The load is that of the minute before each turn, with what the \
+             is within the limit, *missed* where none of it is, else *unproven*. Source and target lie on the same disk, the target on a blank ext4 of its own in an image there. The load is that of the minute before each turn, with what the \
              turn before did in it; other work ran on the machine where it is above what the arms themselves make.\n\n\
              | what | median | 95 % interval | limit | |\n|---|---|---|---|---|\n",
         );

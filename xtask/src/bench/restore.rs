@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::Setting;
-use super::arms::{Arm, Taken, Turns, check_room, timed};
+use super::arms::{Arm, Turns, check_room, timed};
+use super::blank::Blank;
 use super::figure::{Figure, Limit};
-use super::made::{Made, Past, remove};
+use super::made::Past;
 use super::others::Others;
 use super::page::Measured;
 use crate::setup::say;
@@ -28,53 +29,48 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
         check_room(work.path(), ROOM_BYTES)?;
     }
     let dir = |name: &str| work.path().join(name);
-    let (medium, tree, target) = (dir("medium"), dir("tree"), dir("target"));
+    let (medium, tree) = (dir("medium"), dir("tree"));
     let (restic, borg) = (dir("restic"), dir("borg"));
+    let others = Others::ensure(dir("home"))?;
+    let versions = others.versions()?;
     say("making up a journal and its tree");
     let made = past.make(bench, &medium, Some(&tree), false)?;
     say(&made.text());
     let digest = bench.digest(&tree)?;
-    let others = Others::ensure(dir("home"))?;
     say("backing the tree up with restic and borg");
     others.back_up(&tree, &restic, &borg)?;
 
-    let check = |turn: u32| first_time(bench, turn, &target, &made);
+    let copy = |target: &Path| {
+        let mut cmd = Command::new("cp");
+        cmd.arg("-a").arg(&tree).arg(target);
+        Ok(cmd)
+    };
+    let extract = |target: &Path| {
+        fs::create_dir(target).context("create the target")?;
+        others.borg_extract(&borg, target)
+    };
+    let by_amounts = |turn, target: &Path| {
+        if turn == 0 {
+            bench.compare_amounts(target, &made)
+        } else {
+            Ok(())
+        }
+    };
     let mut arms = [
-        Arm {
-            name: "replayer restore",
-            run: Box::new(|_| {
-                remove(&target)?;
-                let taken = timed(&bench.restore(&medium, &target), Some(work.path()))?;
-                bench.compare(&target, &digest)?;
-                Ok(taken)
-            }),
-        },
-        Arm {
-            name: "cp -a",
-            run: Box::new(|turn| {
-                remove(&target)?;
-                let mut cmd = Command::new("cp");
-                cmd.arg("-a").arg(&tree).arg(&target);
-                check(turn)(timed(&cmd, Some(work.path()))?)
-            }),
-        },
-        Arm {
-            name: "restic restore",
-            run: Box::new(|turn| {
-                remove(&target)?;
-                let cmd = others.restic_restore(&restic, &target)?;
-                check(turn)(timed(&cmd, Some(work.path()))?)
-            }),
-        },
-        Arm {
-            name: "borg extract",
-            run: Box::new(|turn| {
-                remove(&target)?;
-                fs::create_dir(&target).context("create the target")?;
-                let cmd = others.borg_extract(&borg, &target)?;
-                check(turn)(timed(&cmd, Some(work.path()))?)
-            }),
-        },
+        arm(
+            "replayer restore",
+            work.path(),
+            |target| Ok(bench.restore(&medium, target)),
+            |_, target| bench.compare(target, &digest),
+        ),
+        arm("cp -a", work.path(), copy, by_amounts),
+        arm(
+            "restic restore",
+            work.path(),
+            |target| others.restic_restore(&restic, target),
+            by_amounts,
+        ),
+        arm("borg extract", work.path(), extract, by_amounts),
     ];
     let turns = Turns::run(&mut arms, bench.pairs)?;
     drop(arms);
@@ -105,7 +101,7 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
         format!("made by `{}`", past.command()),
         format!(
             "{}, as Debian has them; borg's repository is not encrypted",
-            others.versions()?
+            versions
         ),
         "every tree that `replayer` restored was compared with the one it should be, entry by entry"
             .to_owned(),
@@ -113,17 +109,23 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
     Measured::new(figures, Some(&turns), notes)
 }
 
-/// Looks at what another program restored, in the first turn.
-fn first_time<'a>(
-    bench: &'a Setting,
-    turn: u32,
-    target: &'a Path,
-    made: &'a Made,
-) -> impl Fn(Taken) -> Result<Taken> + 'a {
-    move |taken| {
-        if turn == 0 {
-            bench.compare_amounts(target, made)?;
-        }
+/// An arm that restores onto a blank file system, and looks at what it made there.
+fn arm<'a>(
+    name: &'static str,
+    work: &'a Path,
+    command: impl Fn(&Path) -> Result<Command> + 'a,
+    check: impl Fn(u32, &Path) -> Result<()> + 'a,
+) -> Arm<'a> {
+    let run = move |turn| {
+        let blank = Blank::make(work)?;
+        let target = blank.target();
+        let cmd = command(&target)?;
+        let taken = timed(&cmd, Some(blank.path()))?;
+        check(turn, &target)?;
         Ok(taken)
+    };
+    Arm {
+        name,
+        run: Box::new(run),
     }
 }
