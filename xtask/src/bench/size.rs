@@ -42,7 +42,7 @@ pub(super) fn measure(bench: &Setting) -> Result<Measured> {
             ratios,
         ));
         notes.push(format!(
-            "{what}: zstd makes a {:.2}th of the data: `{} --zstd`, with seeds from 1 on",
+            "{what}: the data is {:.2} times as large as what zstd makes of it: `{} --zstd`, with seeds from 1 on",
             packed.iter().sum::<f64>() / packed.len() as f64,
             past.command()
         ));
