@@ -1,6 +1,7 @@
 //! replayer: reads tapeworm media, rebuilds the recorded file system, checks and lists the journal. Owns the way from the
 //! command line to a command and to the exit code; no behaviour.
 
+mod ahead;
 mod cli;
 mod cloned;
 mod damage;

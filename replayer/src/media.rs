@@ -1,17 +1,15 @@
-//! The media: opens them, finds the volume and the moment, folds the journal, and reads the rows whose data is wanted. Owns the
-//! passage from `journal`'s words to the plan's; knows nothing of targets.
+//! The media: opens them, finds the volume and the moment, and folds the journal. Owns the passage from `journal`'s words to the plan's; knows
+//! nothing of targets. How records and data are read is in `ahead`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
-use journal::record::{Attributes, InodeKey, Record};
+use journal::record::{Attributes, InodeKey};
 use journal::store::{DirStore, Store};
 use journal::{
     At, Data, Journal, Problem, Projection, PublicKey, Reader, ResolvedPoint, Segment, Span, VolumeInfo,
@@ -24,21 +22,12 @@ use crate::cloned::Cloned;
 use crate::drive::Drive;
 use crate::exit::{Exit, failure, integrity};
 use crate::output::{local, utc};
-use crate::progress::{Progress, Unit};
 use crate::restore::build::{Builder, Built, RawInode};
 use crate::restore::plan::{Kind, NodeIndex, Piece, Plan, RowRef};
 use crate::restore::problems::Problems;
 
 /// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
 const ACL_SHADOWS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
-
-/// Bytes of data that are read at once.
-const LOT_BYTES: usize = 8 << 20;
-/// Lots that are read and wait to be written; one more is being read, and one written.
-const LOTS_AHEAD: usize = 1;
-
-/// Rows with their data.
-type Lot = Vec<(RowRef, Data)>;
 
 /// A recorded volume.
 pub(crate) type Volume = VolumeInfo;
@@ -279,14 +268,19 @@ impl Point<'_> {
             Ok(())
         })?;
         let root = state.root().ok_or_else(|| integrity("the journal has no base"))?;
-        let inodes: HashMap<InodeKey, RawInode> =
-            state.inodes().map(|(key, inode)| (*key, raw(inode))).collect();
+        let (mut inodes, mut contents) = (HashMap::new(), Vec::new());
+        for (key, mut inode) in state.into_inodes() {
+            if !inode.extents.is_empty() {
+                contents.push((key, std::mem::take(&mut inode.extents)));
+            }
+            inodes.insert(key, raw(inode));
+        }
         let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
         let mut noted = Vec::new();
-        for (key, inode) in state.inodes() {
-            let Some(&node) = index.get(key) else { continue };
+        for (key, extents) in contents {
+            let Some(&node) = index.get(&key) else { continue };
             // What is written goes where its name leads: into a device or pipe that the journal also made, it would leave the target.
-            if !inode.extents.is_empty() && !matches!(plan.node(node).kind, Kind::File { .. }) {
+            if !matches!(plan.node(node).kind, Kind::File { .. }) {
                 let what = format!("{} is no file and has content", plan.path(node));
                 if !allow_holes {
                     return Err(integrity(format!("the journal contradicts itself: {what}")));
@@ -294,7 +288,7 @@ impl Point<'_> {
                 noted.push(what);
                 continue;
             }
-            for extent in inode.extents.iter() {
+            for extent in extents.iter() {
                 plan.pieces.push(Piece {
                     row: row_ref(extent.source.row)?,
                     data_offset: extent.source.offset,
@@ -343,37 +337,6 @@ impl Point<'_> {
             .collect()
     }
 
-    /// Reads the records up to the moment, in order. What is read is compared with what was sealed before anything of it is used.
-    pub(crate) fn each(
-        &self,
-        projection: Projection,
-        mut take: impl FnMut(journal::RowRef, &Record) -> Result<()>,
-    ) -> Result<()> {
-        let spans = self.spans()?;
-        let cost = |segment: &Segment| match projection {
-            Projection::State | Projection::Metadata => segment.manifest.metadata_bytes(),
-            Projection::All => segment.manifest.bytes,
-        };
-        let total = spans
-            .iter()
-            .flat_map(|(_, segments)| segments)
-            .map(|segment| cost(segment))
-            .sum();
-        let mut progress = Progress::start("reading the journal", Unit::Bytes, total);
-        for (span, segments) in spans {
-            for segment in segments {
-                for item in segment.records(projection)? {
-                    let (row, record) = item?;
-                    if record.seq >= span.base_seq && record.seq <= span.seq {
-                        take(row, &record)?;
-                    }
-                }
-                progress.add(cost(segment));
-            }
-        }
-        Ok(())
-    }
-
     /// Whether rows of both are the same rows.
     pub(crate) fn is_of_the_journal_of(&self, other: &Self) -> bool {
         std::ptr::eq(self.journal, other.journal)
@@ -395,57 +358,6 @@ impl Point<'_> {
     /// Exit code 20 where there are any and nobody can be asked for them.
     pub(crate) fn check_media(&self, plan: &Plan) -> Result<()> {
         self.drive.check(self.journal, plan)
-    }
-
-    /// Hands over the rows that hold pieces of the plan, in the order of the journal, with their data. Row groups without any are not
-    /// read. The next rows are read and unpacked while these are written.
-    pub(crate) fn read_rows(
-        &self,
-        plan: &Plan,
-        write: &mut dyn FnMut(RowRef, &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let (sender, receiver) = sync_channel(LOTS_AHEAD);
-        thread::scope(|scope| {
-            let reading = scope.spawn(move || self.send_rows(plan, &sender));
-            for lot in receiver {
-                for (row, data) in lot {
-                    write(row, &data)?;
-                }
-            }
-            reading
-                .join()
-                .map_err(|_| anyhow!("reading the journal panicked"))?
-        })?;
-        info!("all data read");
-        Ok(())
-    }
-
-    fn send_rows(&self, plan: &Plan, lots: &SyncSender<Lot>) -> Result<()> {
-        for pieces in plan.pieces.chunk_by(|a, b| a.row.segment == b.row.segment) {
-            let Some(segment) = pieces.first().map(|piece| piece.row.segment) else {
-                continue;
-            };
-            let mut rows: Vec<u64> = pieces.iter().map(|piece| u64::from(piece.row.row)).collect();
-            rows.dedup();
-            let (mut lot, mut bytes) = (Lot::new(), 0);
-            for item in self.data(segment, rows)? {
-                let (row, data) = item?;
-                let row = u32::try_from(row).context("too many rows in a segment")?;
-                bytes += data.len();
-                lot.push((RowRef { segment, row }, data));
-                if bytes >= LOT_BYTES {
-                    bytes = 0;
-                    if lots.send(std::mem::take(&mut lot)).is_err() {
-                        // Whoever writes has failed, and says why.
-                        return Ok(());
-                    }
-                }
-            }
-            if lots.send(lot).is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
     }
 }
 
@@ -517,28 +429,23 @@ fn row_ref(row: journal::RowRef) -> Result<RowRef> {
     })
 }
 
-fn raw(inode: &Inode) -> RawInode {
+fn raw(inode: Inode) -> RawInode {
     let Inode {
         attributes,
         size,
         extents: _,
         entries,
-        xattrs,
+        mut xattrs,
         link_target,
     } = inode;
-    let attributes = Attributes {
-        size: Some(*size),
-        ..attributes.clone()
-    };
-    let xattrs = xattrs
-        .iter()
-        .filter(|(name, _)| !ACL_SHADOWS.contains(&name.as_slice()))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    xattrs.retain(|name, _| !ACL_SHADOWS.contains(&name.as_slice()));
     RawInode {
-        attributes,
-        link_target: link_target.clone(),
-        entries: entries.clone(),
+        attributes: Attributes {
+            size: Some(size),
+            ..attributes
+        },
+        link_target,
+        entries,
         xattrs,
     }
 }

@@ -89,6 +89,23 @@ pub(crate) fn build_all(profile: Profile) -> Result<Artefacts> {
     })
 }
 
+/// Builds the programs that need no eBPF object: the replayer and those of the tests. Returns the directory that they lie in.
+///
+/// # Errors
+/// When something does not compile.
+pub(crate) fn build_without_recorder(profile: Profile) -> Result<PathBuf> {
+    say("building replayer and the test programs");
+    let mut cmd = toolchain::cargo();
+    cmd.current_dir(setup::workspace_root())
+        .args(["build", "--quiet", "--target", TARGET])
+        .args(["--package", "replayer", "--package", "tests", "--bins"]);
+    if profile == Profile::Release {
+        cmd.arg("--release");
+    }
+    setup::run(&mut cmd).context("build the binaries")?;
+    Ok(bin_dir(profile))
+}
+
 /// Where the binaries of a profile lie.
 pub(crate) fn bin_dir(profile: Profile) -> PathBuf {
     let dir = if profile == Profile::Release {
@@ -99,7 +116,8 @@ pub(crate) fn bin_dir(profile: Profile) -> PathBuf {
     target_dir().join(TARGET).join(dir)
 }
 
-fn target_dir() -> PathBuf {
+/// Everything that is built.
+pub(crate) fn target_dir() -> PathBuf {
     setup::workspace_root().join("target")
 }
 

@@ -18,8 +18,8 @@ use crate::vm::power;
 use crate::vm::roundtrip::FileSystem;
 use crate::vm::unplug;
 use crate::{
-    Outcome, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, queries, reliability, soak,
-    tidy, toolchain,
+    Outcome, bench, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, queries, reliability,
+    soak, tidy, toolchain,
 };
 
 /// Which checks to run.
@@ -160,6 +160,7 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     tally.count("unit and property tests", unit_tests);
     tally.check("queries of docs/queries.md", || queries::pass(false));
     if !quick {
+        tally.check("benchmarks, small", bench::pass);
         tally.check("deploy to a machine with systemd", deploy_trial::pass);
         for scenario in &check_machines::CI {
             tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));

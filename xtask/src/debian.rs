@@ -54,6 +54,20 @@ pub(crate) fn download(suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
     .with_context(|| format!("download {} of Debian {suite}", packages.join(" ")))
 }
 
+/// Unpacks packages and all that they depend on into a directory, as if nothing were installed; without running their scripts.
+///
+/// # Errors
+/// As for [`download`], and when `dir` cannot be written.
+pub(crate) fn unpack_with_dependencies(suite: &str, packages: &[&str], dir: &Path) -> Result<()> {
+    let apt = PrivateApt::open(suite)?;
+    let _lock = apt.lock()?;
+    let action: Vec<&str> = ["install"].iter().chain(packages).copied().collect();
+    let debs = apt
+        .retry_with_fresh_lists(|apt| apt.fetch(&action))
+        .with_context(|| format!("download {} of Debian {suite}", packages.join(" ")))?;
+    debs.iter().try_for_each(|deb| extract(deb, dir))
+}
+
 /// The newest version of a package in a suite, or `None` when the suite has no such package.
 ///
 /// # Errors

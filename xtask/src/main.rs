@@ -3,6 +3,7 @@
 //! This file owns the command tree and the exit codes; every command lives in its own module. xtask knows none of
 //! the project's crates: it only builds their binaries and starts them.
 
+mod bench;
 mod build;
 mod check;
 mod check_machines;
@@ -55,8 +56,8 @@ enum Command {
     Vm(vm::VmArgs),
     /// Install on a running host: binaries, systemd unit, example config
     Deploy(deploy::DeployArgs),
-    /// Measure speed (not there yet)
-    Bench,
+    /// Measure speed and sizes against their limits, and write what came out to docs/benchmarks.md
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Vm(args) => vm::run(args),
         Command::Deploy(args) => deploy::run(args),
-        Command::Bench => Ok(setup::not_there_yet("bench", "issue 6")),
+        Command::Bench(args) => bench::run(args),
     };
     outcome.unwrap_or_else(|error| {
         setup::say(&format!("error: {error:#}"));

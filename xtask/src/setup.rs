@@ -6,7 +6,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,14 +17,6 @@ const PACKAGE_LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Tells the user, on stderr, what happens next.
 pub(crate) fn say(text: &str) {
     eprintln!("[xtask] {text}");
-}
-
-/// Says that a command or option comes with later work; exit code 2 (usage).
-pub(crate) fn not_there_yet(what: &str, comes_with: &str) -> ExitCode {
-    say(&format!(
-        "error: {what} is not there yet, it comes with {comes_with}"
-    ));
-    ExitCode::from(2)
 }
 
 /// The root of the work tree.

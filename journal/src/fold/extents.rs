@@ -54,22 +54,32 @@ impl Extents {
 
     /// The whole of a record's data stands at `offset` now.
     pub(super) fn write(&mut self, offset: u64, length: u64, row: RowRef) {
-        self.replace(
-            offset,
-            length,
-            vec![Extent {
-                offset: 0,
-                length,
-                source: Source { row, offset: 0 },
-            }],
-        );
+        if length == 0 {
+            return;
+        }
+        let new = (length, Source { row, offset: 0 });
+        // Most writes go to the end, or over what one write before them wrote: neither needs a look at the neighbours.
+        let end = self
+            .map
+            .last_key_value()
+            .map_or(0, |(start, (length, _))| start + length);
+        if end <= offset {
+            self.map.insert(offset, new);
+            return;
+        }
+        if let Some(old) = self.map.get_mut(&offset)
+            && old.0 == length
+        {
+            *old = new;
+            return;
+        }
+        self.clear(offset, offset.saturating_add(length));
+        self.map.insert(offset, new);
     }
 
     /// Puts extents, whose offsets count from `offset`, in place of what is in the range.
     pub(super) fn replace(&mut self, offset: u64, length: u64, extents: Vec<Extent>) {
-        self.split(offset);
-        self.split(offset.saturating_add(length));
-        self.remove(offset, offset.saturating_add(length));
+        self.clear(offset, offset.saturating_add(length));
         for extent in extents {
             if extent.length > 0 {
                 self.map
@@ -152,8 +162,10 @@ impl Extents {
         }
     }
 
-    /// Removes the extents that begin in the range; both ends are boundaries.
-    fn remove(&mut self, from: u64, to: u64) {
+    /// Makes a range a hole.
+    fn clear(&mut self, from: u64, to: u64) {
+        self.split(from);
+        self.split(to);
         while let Some((&start, _)) = self.map.range(from..to).next() {
             self.map.remove(&start);
         }

@@ -80,6 +80,11 @@ impl State {
         self.inodes.iter()
     }
 
+    /// All inodes, taken apart.
+    pub fn into_inodes(self) -> impl ExactSizeIterator<Item = (InodeKey, Inode)> {
+        self.inodes.into_iter()
+    }
+
     /// Takes an inode out.
     pub fn take(&mut self, key: InodeKey) -> Option<Inode> {
         self.inodes.remove(&key)

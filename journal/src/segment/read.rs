@@ -1,6 +1,6 @@
 //! Opens a segment, and reads its records in order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,9 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
     RowSelection,
 };
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::statistics::Statistics;
 
 use super::FOOTER_BYTES_MAX;
 use crate::convert::from_row;
@@ -173,6 +174,9 @@ impl Opened {
     ) -> Result<ParquetRecordBatchReader> {
         let name = &self.name;
         let of_group = self.parquet().row_group(group);
+        // Of most row groups most columns say nothing, and to read nothing costs as much as to read little.
+        let silent = silent_columns(of_group);
+        let is_read = |column: &str| is_read(column) && !silent.contains(column);
         pages::check(&*self.chunks.object, of_group, |column| {
             is_read(&column.column_path().string())
         })
@@ -302,6 +306,20 @@ impl SegmentReader {
         self.row += 1;
         Ok(Some((row, record)))
     }
+}
+
+/// The columns of a row group that have no value in any of its rows, as the row group itself says. Where it lies, they read as NULL all the same:
+/// what is needed is missed then.
+fn silent_columns(group: &RowGroupMetaData) -> HashSet<String> {
+    let rows = u64::try_from(group.num_rows()).ok();
+    let columns = group.columns().iter();
+    columns
+        .filter(|column| {
+            let nulls = column.statistics().and_then(Statistics::null_count_opt);
+            nulls.is_some() && nulls == rows
+        })
+        .map(|column| column.column_path().string())
+        .collect()
 }
 
 /// Whether bytes are not what they should be, rather than not to be had.

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context, Result};
 use journal::record::Time;
 use rustix::fs::{
-    AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, setxattr,
+    AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod, setxattr,
     utimensat,
 };
 use rustix::io::Errno;
@@ -53,9 +53,11 @@ pub(crate) fn note_or_fail(
     Ok(())
 }
 
-/// Owner, mode, extended attributes and times of the inode behind a handle; then looks whether it has them.
+/// Owner, mode, extended attributes and times of the inode behind a handle; then looks whether it has them. `is_opened` says that the handle is
+/// more than a path.
 pub(crate) fn set(
     handle: BorrowedFd<'_>,
+    is_opened: bool,
     node: &Node,
     problems: &mut Problems,
     path: impl Fn() -> String,
@@ -77,8 +79,16 @@ pub(crate) fn set(
     if let Err(error) = chownat(handle, c"", owner.0, owner.1, AtFlags::EMPTY_PATH) {
         note_or_fail(problems, error, || format!("set owner {uid}:{gid} of {}", path()))?;
     }
+    let mode = Mode::from_raw_mode(*permissions);
+    let set_mode = || {
+        if is_opened {
+            fchmod(handle, mode)
+        } else {
+            chmod(magic.as_str(), mode)
+        }
+    };
     if !matches!(kind, Kind::Symlink { .. })
-        && let Err(error) = chmod(magic.as_str(), Mode::from_raw_mode(*permissions))
+        && let Err(error) = set_mode()
     {
         note_or_fail(problems, error, || {
             format!("set mode {permissions:o} of {}", path())

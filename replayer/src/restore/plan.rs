@@ -131,6 +131,14 @@ impl Plan {
         self.node(node).kind == Kind::Directory
     }
 
+    /// Bytes of a regular file; 0 of anything else.
+    pub(crate) fn size(&self, node: NodeIndex) -> u64 {
+        match self.node(node).kind {
+            Kind::File { size } => size,
+            _ => 0,
+        }
+    }
+
     /// The directory of the first name; the root's is the root.
     pub(crate) fn parent(&self, node: NodeIndex) -> NodeIndex {
         self.node(node)

@@ -23,7 +23,7 @@ const PATH_PART_BYTES_MAX: usize = 4000;
 /// Directories kept open.
 const DIRECTORIES_OPEN_MAX: usize = 64;
 /// Regular files kept open for writing.
-const FILES_OPEN_MAX: usize = 64;
+const FILES_OPEN_MAX: usize = 256;
 
 /// How every path below the target is resolved.
 pub(crate) const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
@@ -51,6 +51,10 @@ impl<T: Clone> Recent<T> {
         let value = item.1.clone();
         self.items.push(item);
         Some(value)
+    }
+
+    fn drop(&mut self, node: NodeIndex) {
+        self.items.retain(|(key, _)| *key != node);
     }
 
     fn put(&mut self, node: NodeIndex, value: T) {
@@ -106,19 +110,24 @@ impl Target {
         self.root.as_fd()
     }
 
-    /// A directory of the tree (O_PATH), which must have been made.
-    pub(crate) fn directory(&mut self, plan: &Plan, node: NodeIndex) -> Result<Rc<OwnedFd>> {
+    /// The nearest open directory from `node` upwards, and the directories below it down to `node`, the deepest first.
+    fn nearest(&mut self, plan: &Plan, node: NodeIndex) -> (Rc<OwnedFd>, Vec<NodeIndex>) {
         let (mut at, mut missing) = (node, Vec::new());
-        let mut base = loop {
+        loop {
             if at == Plan::ROOT {
-                break Rc::clone(&self.root);
+                return (Rc::clone(&self.root), missing);
             }
             if let Some(fd) = self.directories.get(at) {
-                break fd;
+                return (fd, missing);
             }
             missing.push(at);
             at = plan.parent(at);
-        };
+        }
+    }
+
+    /// A directory of the tree (O_PATH), which must have been made.
+    pub(crate) fn directory(&mut self, plan: &Plan, node: NodeIndex) -> Result<Rc<OwnedFd>> {
+        let (mut base, mut missing) = self.nearest(plan, node);
         // From the nearest open ancestor downwards, as many components at a time as a path may have.
         while let Some(&first) = missing.last() {
             let mut path = Vec::new();
@@ -197,15 +206,37 @@ impl Target {
         Ok(file)
     }
 
-    /// Makes and opens a new regular file in `parent`.
-    pub(crate) fn create(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat2(parent, name, flags, Mode::from_raw_mode(0o600), RESOLVE)
+    /// Makes a new regular file, and opens it for writing. The inner error is what the file system says of that one file.
+    pub(crate) fn create_file(&mut self, plan: &Plan, node: NodeIndex) -> Result<Result<File, Errno>> {
+        let (mut base, mut missing) = self.nearest(plan, plan.parent(node));
+        let below: usize = missing.iter().map(|node| plan.name(*node).len() + 1).sum();
+        if below + plan.name(node).len() > PATH_PART_BYTES_MAX {
+            (base, missing) = (self.parent(plan, node)?, Vec::new());
+        }
+        // One walk for directory and file: the kernel keeps it below, without links, just as in two.
+        let mut path = Vec::with_capacity(below + plan.name(node).len());
+        for directory in missing.into_iter().rev() {
+            path.extend_from_slice(plan.name(directory));
+            path.push(b'/');
+        }
+        path.extend_from_slice(plan.name(node));
+        Ok(Self::create(&base, &path).map(File::from))
     }
 
-    /// Lets go of files kept open for writing.
-    pub(crate) fn close_files(&mut self) {
-        self.files.items.clear();
+    /// Makes and opens a new regular file; `path` leads there from `base`.
+    pub(crate) fn create(base: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat2(base, path, flags, Mode::from_raw_mode(0o600), RESOLVE)
+    }
+
+    /// Keeps a file open that was made, to be written to again.
+    pub(crate) fn keep(&mut self, node: NodeIndex, file: Rc<File>) {
+        self.files.put(node, file);
+    }
+
+    /// Lets go of a file that is complete.
+    pub(crate) fn close(&mut self, node: NodeIndex) {
+        self.files.drop(node);
     }
 
     /// What lies in the root of the target: names, at most `names_max`, without `lost+found` if that is an empty directory.

@@ -60,7 +60,7 @@ impl Steps {
             .get(&root)
             .ok_or_else(|| integrity(format!("the root (inode {}) was never described", show(root))))?;
         let path = || "/".to_owned();
-        attributes::set(self.place.root(), node, &mut self.problems, path)?;
+        attributes::set(self.place.root(), false, node, &mut self.problems, path)?;
         let readable = reopen_directory(self.place.root())?;
         attributes::set_last(readable.as_fd(), node, true, &mut self.problems, path)?;
         syncfs(&readable).context("sync the target")?;
@@ -208,7 +208,7 @@ impl Steps {
             };
             let handle = self.place.open(inode.number, OFlags::PATH)?;
             let name = self.first_name(*key);
-            attributes::set(handle.as_fd(), node, &mut self.problems, || name.clone())?;
+            attributes::set(handle.as_fd(), false, node, &mut self.problems, || name.clone())?;
             let readable = if attributes::has_last(node, false) {
                 self.readable(*key)?
             } else {
@@ -239,7 +239,7 @@ impl Steps {
             .hang(number, parent.as_fd(), &entry.name)
             .with_context(|| format!("move directory {} to its place", escape(&entry.name)))?;
         let name = || escape(&entry.name);
-        attributes::set(readable.as_fd(), node, &mut self.problems, name)?;
+        attributes::set(readable.as_fd(), true, node, &mut self.problems, name)?;
         attributes::set_last(readable.as_fd(), node, false, &mut self.problems, name)
     }
 
