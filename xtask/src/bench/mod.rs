@@ -30,6 +30,9 @@ const PAIRS: u32 = 6;
 /// The same with `--small`, of which nothing is told.
 const PAIRS_SMALL: u32 = 1;
 
+/// What the page says of programs that were not built for the run.
+const GIVEN: &str = "the programs were built before and given by `--bin-dir`: the commit is that of the work tree, and need not be theirs";
+
 /// Arguments of `cargo xtask bench`.
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -42,7 +45,7 @@ pub(crate) struct BenchArgs {
     /// Small and quick, with programs that are not optimised: shows that all of it works, and writes no page
     #[arg(long)]
     small: bool,
-    /// Measure the programs in this directory, and build none
+    /// Measure the programs in this directory, and build none: which commit they are of is not known, and the page says so
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
 }
@@ -127,13 +130,17 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
     } else {
         &only
     };
+    let is_given = bin_dir.is_some();
     let setting = Setting::new(pairs, small, bin_dir)?;
     let mut missed = 0;
     for bench in benches {
         say(&format!("== {}", bench.name()));
-        let measured = bench
+        let mut measured = bench
             .measure(&setting)
             .with_context(|| format!("measure {}", bench.name()))?;
+        if is_given {
+            measured.notes.push(GIVEN.to_owned());
+        }
         for figure in &measured.figures {
             println!("{}: {figure}", bench.name());
             missed += usize::from(!figure.is_reached());

@@ -27,7 +27,7 @@ pub(super) struct Measured {
     /// Whether caches were dropped before each arm; nothing where there are none.
     dropped: Option<bool>,
     /// Of what, made how.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Measured {

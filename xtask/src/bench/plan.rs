@@ -109,14 +109,14 @@ pub(super) fn measure_plan(bench: &Setting) -> Result<Measured> {
     drop(arms);
     let mut figures = Vec::new();
     for ((name, taken), (_, records, _)) in turns.taken.iter().zip(&media) {
-        let (limit, what) = if *name == "overwritten" {
-            (Limit::AtMost(1024.0), "every byte written 10 times")
+        let what = if *name == "overwritten" {
+            "every byte written 10 times"
         } else {
-            (Limit::None, "nothing overwritten, so that every record stays")
+            "nothing overwritten, so that every record stays"
         };
         figures.push(Figure::new(
             &format!("peak memory of `replayer plan`, MiB: {what}"),
-            limit,
+            Limit::AtMost(1024.0),
             taken.iter().map(|taken| taken.peak_kib / 1024.0).collect(),
         ));
         figures.push(Figure::new(
