@@ -33,6 +33,8 @@ const FATAL_MARKERS: &[&str] = &[
 const WARNING_MARKERS: &[&str] = &["WARNING: ", "blocked for more than"];
 /// How long a guest may still print its stack trace after a fatal marker.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// A boot takes ten seconds, on a machine with too much to do some more. One that hangs is not waited for as long as a job may take.
+const BOOT_TIME_MAX: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(40);
 /// Lines of the console shown when a guest dies.
 const CONSOLE_TAIL_LINES: usize = 60;
@@ -335,6 +337,7 @@ impl Machine<'_> {
         let mut warnings = Vec::new();
         let mut fatal: Option<(String, Instant)> = None;
         let (mut said, mut cut_at) = (Vec::new(), None);
+        let mut has_begun = false;
         loop {
             // Asked first: what is read after the end is all there is.
             let ended = qemu.try_wait().context("wait for QEMU")?;
@@ -369,6 +372,14 @@ impl Machine<'_> {
                 let log = fs::read_to_string(self.log("qemu")).unwrap_or_default();
                 ensure!(status.success(), "QEMU ended with {status}: {}", log.trim());
                 return Ok(Watched::Ended(warnings));
+            }
+            if !has_begun && started.elapsed() > BOOT_TIME_MAX {
+                let seconds = BOOT_TIME_MAX.as_secs();
+                ensure!(
+                    !self.ended_at_boot(),
+                    "the guest did not begin its job within {seconds} s"
+                );
+                has_begun = true;
             }
             if started.elapsed() > self.timeout {
                 bail!("the guest did not end within {} s", self.timeout.as_secs());
