@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::chain::Journal;
 use crate::error::{Error, Result};
 use crate::fold::{Inode, State};
 use crate::manifest::{CheckpointOf, Manifest, PointKind};
 use crate::points::{ResolvedPoint, Span};
-use crate::reader::{Journal, RowRef};
+use crate::reader::RowRef;
 use crate::record::{Actor, Attributes, Entry, InodeKey, Op, Record, SnapshotScope};
 use crate::segment::Projection;
 

@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
+use crate::chain::Journal;
 use crate::error::Result;
 use crate::points::At;
-use crate::reader::{Journal, Remains};
+use crate::reader::Remains;
 use crate::record::{Entry, InodeKey, Op, Record};
 use crate::segment::Projection;
 

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::Journal;
 use crate::check;
 use crate::error::{Error, Result};
 use crate::label::MediumName;
 use crate::manifest::{
     FORMAT_VERSION, MANIFEST_BYTES_MAX, Manifest, Version, check_format, index_name, manifest_name,
 };
-use crate::reader::Journal;
-use crate::store::{ObjectKind, ReadAt, Store};
+use crate::store::{self, ObjectKind, ReadAt, Store};
 
 /// Ends an index.
 const MAGIC: &[u8; 8] = b"TWINDEX1";
@@ -256,27 +256,7 @@ pub fn write_index(journal: &Journal, next_index: u64, store: &dyn Store) -> Res
 /// # Errors
 /// [`Error::Io`], [`Error::MediumFull`].
 pub fn copy_index(uuid: &str, next_index: u64, from: &dyn Store, to: &dyn Store) -> Result<()> {
-    let name = index_name(uuid, next_index);
-    let reading = |error| Error::io(format!("read {name} on {}", from.describe()), error);
-    let writing = |error| Error::io(format!("write {name} on {}", to.describe()), error);
-    let source = from.open(&name).map_err(reading)?;
-    let mut object = match to.create(&name, ObjectKind::Plain) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        object => object.map_err(writing)?,
-    };
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    while offset < source.bytes() {
-        let length = usize::try_from(source.bytes() - offset)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        source
-            .read_exact_at(&mut buffer[..length], offset)
-            .map_err(reading)?;
-        object.write_all(&buffer[..length]).map_err(writing)?;
-        offset += length as u64;
-    }
-    object.seal().map_err(writing)
+    store::copy(&index_name(uuid, next_index), from, to).map(drop)
 }
 
 /// The newest manifest that an index carries, and the hash of its bytes.

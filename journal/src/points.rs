@@ -1,13 +1,14 @@
-//! From what the operator says (`latest`, `seq:N`, `mark:NAME`, a time) to a moment that can be restored.
+//! From what the operator says (`latest`, `seq:N`, `seq:EPOCH:N`, `mark:NAME`, a time) to a moment that can be restored.
 
-use std::collections::BTreeMap;
+mod reading;
 
+use self::reading::Scan;
+use crate::chain::Journal;
 use crate::checkpoint::Complete;
 use crate::error::{Error, Result};
-use crate::manifest::CheckpointOf;
-use crate::manifest::{Manifest, Point, PointKind};
-use crate::reader::{Journal, Segment};
-use crate::record::{Continued, InodeKey, Op, Record, SnapshotScope};
+use crate::manifest::{CheckpointOf, Manifest, Point, PointKind};
+use crate::reader::Segment;
+use crate::record::{Continued, Record};
 use crate::segment::Projection;
 
 /// A moment asked for.
@@ -17,6 +18,8 @@ pub enum At {
     Latest,
     /// A sequence number, of the newest epoch that has it.
     Seq(u64),
+    /// A sequence number of an epoch; where several chains have it, of the newest one.
+    SeqOf(u64, u64),
     /// The newest mark of this name.
     Mark(String),
     /// The last moment not after this time, nanoseconds since 1970.
@@ -26,23 +29,27 @@ pub enum At {
 impl std::str::FromStr for At {
     type Err = String;
 
-    /// `latest`, `seq:N`, `mark:NAME`, or an RFC 3339 time with an offset.
+    /// `latest`, `seq:N`, `seq:EPOCH:N`, `mark:NAME`, or an RFC 3339 time with an offset.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         if text == "latest" {
             return Ok(Self::Latest);
         }
-        if let Some(number) = text.strip_prefix("seq:") {
-            return number
-                .parse()
-                .map(Self::Seq)
-                .map_err(|error| format!("{number:?} is no sequence number: {error}"));
+        if let Some(numbers) = text.strip_prefix("seq:") {
+            let number = |text: &str| {
+                text.parse()
+                    .map_err(|error| format!("{text:?} is no number: {error}"))
+            };
+            return match numbers.split_once(':') {
+                None => number(numbers).map(Self::Seq),
+                Some((epoch, seq)) => Ok(Self::SeqOf(number(epoch)?, number(seq)?)),
+            };
         }
         if let Some(name) = text.strip_prefix("mark:") {
             return Ok(Self::Mark(name.to_owned()));
         }
         let time: jiff::Timestamp = text
             .parse()
-            .map_err(|error| format!("{text:?} is none of latest, seq:N, mark:NAME or an RFC 3339 time such as 2026-11-24T08:00:00Z: {error}"))?;
+            .map_err(|error| format!("{text:?} is none of latest, seq:N, seq:EPOCH:N, mark:NAME or an RFC 3339 time such as 2026-11-24T08:00:00Z: {error}"))?;
         i64::try_from(time.as_nanosecond())
             .map(Self::Time)
             .map_err(|_| format!("{text} is beyond what can be recorded"))
@@ -237,6 +244,11 @@ fn target(epochs: &[Epoch<'_>], at: &At) -> Result<(usize, Limit)> {
             let none = format!("the journal begins after sequence number {seq}");
             (newest(&|epoch| epoch.first_seq <= *seq, &none)?, Limit::Seq(*seq))
         }
+        At::SeqOf(epoch, seq) => {
+            let none = format!("epoch {epoch} is not there, or begins after sequence number {seq}");
+            let has_it = |found: &Epoch<'_>| found.number == *epoch && found.first_seq <= *seq;
+            (newest(&has_it, &none)?, Limit::Seq(*seq))
+        }
         At::Mark(name) => {
             let position = newest(&|epoch| epoch.mark(name).is_some(), &format!("no mark {name:?}"))?;
             (position, Limit::Seq(epochs[position].mark(name).unwrap_or(0)))
@@ -284,8 +296,8 @@ impl Journal {
             .iter()
             .find(|segment| segment.manifest.last_seq > after)
             .map(|segment| segment.manifest.index);
-        let mut scan = checkpoint.map_or_else(Scan::default, |checkpoint| {
-            Scan::after(checkpoint, from.unwrap_or(0))
+        let mut scan = checkpoint.as_ref().map_or_else(Scan::default, |checkpoint| {
+            Scan::after(checkpoint.of, from.unwrap_or(0))
         });
         // What comes after the moment is not read, but must be known: a hole that was found later may reach back before it.
         let last = of_epoch.last().map(|segment| segment.manifest.index);
@@ -315,7 +327,7 @@ impl Journal {
                 }
             }
         }
-        let (continues, checkpoint) = (scan.continues, scan.checkpoint.take());
+        let continues = scan.continues;
         let mut found = scan.finish(epoch);
         if let Some(point) = &mut found {
             if let Some(checkpoint) = checkpoint {
@@ -430,153 +442,4 @@ fn reaches_back(hole: &Point, moment_seq: u64) -> Option<OpenHole> {
         last_seq: hole.seq,
         ino: None,
     })
-}
-
-/// What is known while reading an epoch from its start.
-#[derive(Default)]
-struct Scan {
-    /// What it begins with, in place of a base.
-    checkpoint: Option<Complete>,
-    base: Option<(u64, u64)>,
-    /// The epoch that the base goes on from.
-    continues: Option<Continued>,
-    /// Sequence number of the base's end.
-    base_end: Option<u64>,
-    /// Open windows, by the sequence number at which they begin.
-    windows: BTreeMap<u64, Window>,
-    now: Moment,
-    before: Moment,
-    holes: BTreeMap<u64, OpenHole>,
-    rounded: Option<String>,
-}
-
-/// A snapshot that has begun.
-struct Window {
-    inode: InodeKey,
-    scope: SnapshotScope,
-    /// The newest moment before it.
-    before: Moment,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Moment {
-    seq: u64,
-    time_ns: i64,
-    segment: u64,
-}
-
-impl Scan {
-    /// From a checkpoint on: no snapshot and no hole is open at its moment. The next record is looked for from segment `from` on.
-    fn after(checkpoint: Complete, from: u64) -> Self {
-        let CheckpointOf { seq, time_ns } = checkpoint.of;
-        let now = Moment {
-            seq,
-            time_ns,
-            segment: from,
-        };
-        Self {
-            base: Some((seq + 1, from)),
-            base_end: Some(seq),
-            now,
-            before: now,
-            checkpoint: Some(checkpoint),
-            ..Self::default()
-        }
-    }
-
-    fn step(&mut self, record: &Record, segment: u64) {
-        self.before = self.now;
-        match &record.op {
-            Op::BaseBegin { continues } => {
-                self.base = Some((record.seq, segment));
-                self.continues = *continues;
-                self.base_end = None;
-                self.windows.clear();
-                self.holes.clear();
-            }
-            Op::BaseEnd { .. } => {
-                self.base_end = Some(record.seq);
-            }
-            Op::Snapshot { scope, .. } => {
-                let window = Window {
-                    inode: record.inode,
-                    scope: *scope,
-                    before: self.before,
-                };
-                self.windows.insert(record.seq, window);
-            }
-            Op::SnapshotEnd { begin_seq } => self.end_window(*begin_seq),
-            // What is gone needs no statement any more.
-            Op::Evict => self.windows.retain(|_, window| window.inode != record.inode),
-            Op::Hole { last_seq, inode, .. } => {
-                let hole = OpenHole {
-                    first_seq: record.seq,
-                    last_seq: *last_seq,
-                    ino: inode.map(|inode| inode.ino),
-                };
-                self.holes.insert(record.seq, hole);
-            }
-            Op::HoleClosed { hole_seq } => {
-                self.holes.remove(hole_seq);
-            }
-            _ => {}
-        }
-        self.now = Moment {
-            seq: record.last_seq,
-            time_ns: record.time_ns,
-            segment,
-        };
-    }
-
-    /// A complete snapshot also makes good the abandoned ones of its inode that it covers.
-    fn end_window(&mut self, begin_seq: u64) {
-        let Some(ended) = self.windows.remove(&begin_seq) else {
-            return;
-        };
-        self.windows.retain(|&begin, window| {
-            begin > begin_seq
-                || window.inode != ended.inode
-                || (window.scope == SnapshotScope::Whole && ended.scope == SnapshotScope::Attributes)
-        });
-    }
-
-    /// The moment lies inside a merged record, which is applied whole or not at all.
-    fn cut_merged(&mut self, record: &Record) {
-        self.rounded = Some(format!(
-            "{} to {} are one merged record",
-            record.seq, record.last_seq
-        ));
-        self.now = self.before;
-    }
-
-    fn finish(self, epoch: u64) -> Option<ResolvedPoint> {
-        let ((base_seq, first_segment), base_end) = (self.base?, self.base_end?);
-        let (mut now, mut rounded) = (self.now, self.rounded);
-        if let Some((begin, Window { before, .. })) = self.windows.first_key_value()
-            && before.seq < now.seq
-        {
-            rounded = Some(format!(
-                "a snapshot that begins at {begin} is not complete at the moment asked for"
-            ));
-            now = *before;
-        }
-        if now.seq < base_end {
-            return None;
-        }
-        Some(ResolvedPoint {
-            epoch,
-            seq: now.seq,
-            time_ns: now.time_ns,
-            base_seq,
-            first_segment,
-            last_segment: now.segment,
-            earlier: Vec::new(),
-            rounded,
-            open_holes: self
-                .holes
-                .into_values()
-                .filter(|hole| hole.first_seq <= now.seq)
-                .collect(),
-        })
-    }
 }

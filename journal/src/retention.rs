@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::chain::Journal;
 use crate::checkpoint::Complete;
 use crate::manifest::{Manifest, PointKind};
-use crate::reader::Journal;
 use crate::record::Continued;
 
 /// A base, as the manifests tell.

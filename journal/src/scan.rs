@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::chain::{Journal, Problem};
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::label::{LABEL_NAME, Label, MediumName};
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, parse_index_name, parse_name, segment_name};
-use crate::reader::{Journal, Problem, Remains, Segment, is_no_object};
+use crate::reader::{Remains, Segment, is_no_object};
 use crate::store::{ObjectInfo, Store};
 
 /// What the loss of a label costs.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::chain::Journal;
 use crate::damage::Damage;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::reader::{Journal, Segment};
+use crate::reader::Segment;
 use crate::segment::Projection;
 
 /// What was found.

@@ -116,9 +116,18 @@ fn moments_are_found_and_rounded_down_and_said_so() {
         let error = resolve(&[history()], &at).unwrap_err();
         assert!(matches!(error, Error::NoSuchPoint(_)), "{at:?}: {error}");
     }
-    for text in ["yesterday", "seq:x", "2026-11-24T08:00:00", ""] {
+    for text in [
+        "yesterday",
+        "seq:x",
+        "seq:1:x",
+        "seq:1:2:3",
+        "seq::2",
+        "2026-11-24T08:00:00",
+        "",
+    ] {
         assert!(text.parse::<At>().is_err(), "{text}");
     }
+    assert_eq!("seq:2:30".parse(), Ok(At::SeqOf(2, 30)));
 }
 
 #[test]
@@ -228,6 +237,18 @@ fn an_epoch_that_goes_on_from_others_needs_them() {
     );
     let point = resolve(&epochs[..2], &At::Seq(3)).unwrap();
     assert_eq!(point.spans(), [span(1, 7, 1, 2), span(2, 3, 4, 4)]);
+    let point = resolve(&epochs, &At::SeqOf(2, 3)).unwrap();
+    assert_eq!(
+        point.spans(),
+        [span(1, 7, 1, 2), span(2, 3, 4, 4)],
+        "not of the newest epoch that has it"
+    );
+    for nowhere in [At::SeqOf(4, 3), At::SeqOf(2, 0)] {
+        assert!(
+            matches!(resolve(&epochs, &nowhere), Err(Error::NoSuchPoint(_))),
+            "{nowhere:?}"
+        );
+    }
     // In the older epoch nothing is different.
     let point = resolve(&epochs, &At::Mark("one".to_owned())).unwrap();
     assert_eq!((point.epoch, point.earlier), (1, Vec::new()));

@@ -218,6 +218,21 @@ pub trait DiskFile: Send + Sync {
     }
 }
 
+/// Puts a file where another may lie, durably and in one step: whoever looks, whenever the power goes, finds the one or the other, whole.
+///
+/// # Errors
+/// What the system says; then the one before is still there.
+pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    let file = disk.create(new, Existing::Emptied)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync()?;
+    disk.rename(new, path, Existing::Emptied)?;
+    disk.sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
 /// The disks of this machine, as they are mounted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemDisk;

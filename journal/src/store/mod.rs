@@ -14,8 +14,13 @@ use std::io;
 
 use bytes::Bytes;
 
+use crate::error::{Error, Result};
+
 /// Longest object name in bytes.
 const OBJECT_NAME_BYTES_MAX: usize = 200;
+
+/// Bytes copied at once.
+const COPY_BUFFER_BYTES: usize = 1 << 20;
 
 /// Bytes read at once to be hashed.
 const HASH_BUFFER_BYTES: usize = 1 << 20;
@@ -115,6 +120,34 @@ pub trait ReadAt: Send + Sync {
     fn run(&self, offset: u64) -> u64 {
         self.bytes().saturating_sub(offset)
     }
+}
+
+/// Copies a sealed object from one medium to another, under its name. Gives its size, or `None` where one is there already, which stays.
+///
+/// # Errors
+/// Of reading with what is read named, so that a medium that is full is told from one that cannot be read.
+pub fn copy(name: &str, from: &dyn Store, to: &dyn Store) -> Result<Option<u64>> {
+    let reading = |error| Error::io(format!("read {name} on {}", from.describe()), error);
+    let writing = |error| Error::io(format!("write {name} on {}", to.describe()), error);
+    let source = from.open(name).map_err(reading)?;
+    let mut object = match to.create(name, ObjectKind::Plain) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        object => object.map_err(writing)?,
+    };
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
+    let mut offset = 0;
+    while offset < source.bytes() {
+        let length = usize::try_from(source.bytes() - offset)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        source
+            .read_exact_at(&mut buffer[..length], offset)
+            .map_err(reading)?;
+        object.write_all(&buffer[..length]).map_err(writing)?;
+        offset += length as u64;
+    }
+    object.seal().map_err(writing)?;
+    Ok(Some(source.bytes()))
 }
 
 /// BLAKE3 of a sealed object, hexadecimal.

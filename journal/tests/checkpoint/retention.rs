@@ -59,7 +59,7 @@ fn make(events: &[Event]) -> Made {
                 writer.seal().unwrap();
             }
             Event::Checkpoint => checkpoint(&whole, &mut writer, 4),
-            Event::Medium => begins.push(writer.next_index()),
+            Event::Medium => begins.push(writer.sealed_index() + 1),
             Event::Epoch(continues) => {
                 let before = Continued {
                     epoch: writer.epoch(),
@@ -113,11 +113,10 @@ impl Made {
     }
 }
 
-/// The tree of a moment, by epoch: what comes after is left out of the journal.
+/// The tree of a moment.
 fn tree(reader: &Reader, (epoch, seq): (u64, u64)) -> Option<(u64, super::Content)> {
     let [journal] = reader.volume(None).unwrap().try_into().ok()?;
-    let up_to = journal.up_to_epoch(epoch);
-    Some(content(&up_to, &At::Seq(seq)))
+    Some(content(journal, &At::SeqOf(epoch, seq)))
 }
 
 proptest! {
