@@ -25,7 +25,7 @@ pub(crate) use copy::copy;
 pub(crate) use show::{list, list_as_text};
 
 /// Opens the directory of a medium.
-fn open(path: &Path) -> Result<DirStore> {
+pub(crate) fn open(path: &Path) -> Result<DirStore> {
     DirStore::open(path).map_err(|error| {
         coded(
             MEDIUM_NEEDED,

@@ -4,19 +4,20 @@
 //! never less. Nothing is removed here: a medium that is not needed is retired in the catalog, and may then be labelled anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
-use journal::store::{DirStore, Store};
+use journal::store::Store;
 use journal::{Journal, MediumName, PointKind, Reader, Segment};
 use serde_json::{Value, json};
 
 use crate::cli::exit::{MEDIUM_NEEDED, NOTHING_THERE, USAGE, coded};
-use crate::media::catalog::{Catalog, show_runs};
+use crate::media;
+use crate::media::catalog::{Catalog, add, show_runs};
 
 /// What is promised. The newest moment always is.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +78,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, String> {
 pub(crate) fn run(paths: &[PathBuf], promises: &Promises, apply: bool) -> Result<Value> {
     let mut stores: Vec<Arc<dyn Store>> = Vec::new();
     for path in paths {
-        stores.push(Arc::new(open(path)?));
+        stores.push(Arc::new(media::open(path)?));
     }
     let reader = Reader::open(stores)?;
     let plans = plan(&reader, promises, Timestamp::now())?;
@@ -86,15 +87,6 @@ pub(crate) fn run(paths: &[PathBuf], promises: &Promises, apply: bool) -> Result
     }
     let volumes: Vec<Value> = plans.iter().map(|plan| plan.json(apply)).collect();
     Ok(json!({ "volumes": volumes }))
-}
-
-fn open(path: &Path) -> Result<DirStore> {
-    DirStore::open(path).map_err(|error| {
-        coded(
-            MEDIUM_NEEDED,
-            format!("medium {}: {error}; mount it there", path.display()),
-        )
-    })
 }
 
 fn plan(reader: &Reader, promises: &Promises, now: Timestamp) -> Result<Vec<Plan>> {
@@ -308,7 +300,7 @@ impl Plan {
 fn runs(indexes: &BTreeSet<u64>) -> Vec<(u64, u64)> {
     let mut runs = Vec::new();
     for index in indexes {
-        crate::media::catalog::add(&mut runs, *index);
+        add(&mut runs, *index);
     }
     runs
 }

@@ -150,6 +150,8 @@ impl Session {
     /// Makes checkpoints where the policy says so, until the recording ends.
     pub(super) fn checkpoints(&self, policy: Policy) {
         let mut last = (Instant::now(), 0);
+        // How many media are needed changes with the medium, and is looked for then only: all manifests are read for it.
+        let mut counted_on = String::new();
         let mut next_look = Instant::now() + LOOK_INTERVAL;
         while !self.sink.stop.load(Ordering::Relaxed) {
             pulse::beat();
@@ -159,8 +161,10 @@ impl Session {
             }
             next_look = Instant::now() + LOOK_INTERVAL;
             let written = self.sink.handle.status().bytes_written;
-            match self.due(policy, (last.0.elapsed(), written - last.1)) {
-                Ok(None) => {}
+            let medium = self.shelf.current().label.medium;
+            let counted = counted_on == medium;
+            match self.due(policy, (last.0.elapsed(), written - last.1), counted) {
+                Ok(None) => counted_on = medium,
                 Ok(Some(why)) => {
                     tracing::warn!("{}: a checkpoint is due: {why}", self.path.display());
                     match self.checkpoint() {
@@ -171,13 +175,21 @@ impl Session {
                         }
                     }
                 }
-                Err(error) => tracing::error!("{}: {error:#}", self.path.display()),
+                Err(error) => {
+                    tracing::error!("{}: whether a checkpoint is due: {error:#}", self.path.display());
+                    next_look = Instant::now() + RETRY_INTERVAL;
+                }
             }
         }
     }
 
-    /// Why one is due, if it is: after so long and so many bytes since the last one.
-    fn due(&self, policy: Policy, (since, bytes): (Duration, u64)) -> Result<Option<String>> {
+    /// Why one is due, if it is: after so long and so many bytes since the last one. Media that are counted are few enough.
+    fn due(
+        &self,
+        policy: Policy,
+        (since, bytes): (Duration, u64),
+        are_counted: bool,
+    ) -> Result<Option<String>> {
         let Policy {
             bytes: bytes_max,
             interval,
@@ -189,7 +201,7 @@ impl Session {
         if interval.is_some_and(|max| since >= max) && bytes > 0 {
             return Ok(Some(format!("{} s since the last one", since.as_secs())));
         }
-        let Some(media_max) = media_max else {
+        let Some(media_max) = media_max.filter(|_| !are_counted) else {
             return Ok(None);
         };
         let media = self.media_needed()?;
@@ -201,14 +213,15 @@ impl Session {
     fn media_needed(&self) -> Result<usize> {
         let reader = self.read_media()?;
         let journal = self.own_journal(&reader)?;
-        let newest = journal.complete_checkpoints().pop();
-        let from = match newest {
-            Some(checkpoint) => checkpoint.segments.0,
-            None => 1,
+        let Some(newest) = journal.segments().next_back() else {
+            return Ok(0);
         };
-        let media: BTreeSet<_> = journal
-            .all_segments()
-            .filter(|segment| segment.manifest.index >= from)
+        let needed = journal
+            .needed_for(newest.manifest.epoch, newest.manifest.last_seq)
+            .context("the media that are there do not tell what a restore needs")?;
+        let media: BTreeSet<_> = needed
+            .into_iter()
+            .filter_map(|index| journal.segment(index).ok())
             .map(|segment| segment.lies_on().uuid.clone())
             .collect();
         Ok(media.len())

@@ -227,7 +227,7 @@ impl Session {
         );
         ensure!(!is_last(), "medium {} is ejected already", label.named());
         self.flush(true)?;
-        self.shelf.eject();
+        self.shelf.eject(&label.medium);
         self.sink.handle.wake();
         let end = Instant::now() + EJECT_TIMEOUT;
         while !is_last() && !is_new() {

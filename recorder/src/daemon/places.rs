@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use journal::store::{DirStore, Store as _};
-use journal::{Head, Label, Naming, Signer, copy_index};
+use journal::{Head, Label, Manifest, Naming, Signer, copy_index};
 
 use super::shelf::{Held, Shelf, forget, host_directory};
 use crate::cli::exit::{FAILED, MEDIUM_FULL, MEDIUM_NEEDED, coded};
@@ -116,21 +116,19 @@ pub(super) fn shelf(
     let mut empty = Vec::new();
     for (path, (store, label)) in there {
         match label {
-            Some(label) if !label.copies => match newest(&store, uuid)? {
-                Some(order) => holding.push((order, Held::new(store, label, &path))),
+            Some(label) if !label.copies => match end(&store, uuid)? {
+                Some(end) => holding.push((end, Held::new(store, label, &path))),
                 None => empty.push((path, store, Some(label))),
             },
             Some(label) => eprintln!("medium {}: {} is for copies", path.display(), label.named()),
             None => empty.push((path, store, None)),
         }
     }
-    holding.sort_by_key(|(order, _)| *order);
-    let mut media: Vec<Held> = holding.into_iter().map(|(_, held)| held).collect();
-    let current = match media.pop() {
+    let current = match newest(&holding) {
         Some(newest) => {
             let host = DirStore::open(&host_dir).with_context(|| format!("open {}", host_dir.display()))?;
             forget(&host, &host_dir)?;
-            newest
+            holding.swap_remove(newest).1
         }
         None => {
             let fit = |(_, store, _): &(PathBuf, DirStore, Option<Label>)| check_room(store).is_ok();
@@ -141,7 +139,19 @@ pub(super) fn shelf(
             begin(uuid, &path, store, label, &host_dir, signer, replayer)?
         }
     };
-    Ok(Arc::new(Shelf::new(uuid, places, &host_dir, current, media)?))
+    let earlier = holding.into_iter().map(|(_, held)| held).collect();
+    Ok(Arc::new(Shelf::new(uuid, places, &host_dir, current, earlier)?))
+}
+
+/// Which of these ends the journal: within a chain the indexes decide, whatever the clock said; chains know nothing of each other but the time.
+fn newest<T>(ends: &[(Manifest, T)]) -> Option<usize> {
+    let is_last = |(end, _): &(Manifest, T)| {
+        ends.iter()
+            .all(|(other, _)| other.chain != end.chain || other.index <= end.index)
+    };
+    let last = ends.iter().enumerate().filter(|(_, end)| is_last(end));
+    last.max_by_key(|(_, (end, _))| end.last_time_ns)
+        .map(|(at, _)| at)
 }
 
 /// A medium that holds nothing of the volume: labelled where it is new. Where the medium before it was finished, it gets what it is to carry.
@@ -200,8 +210,8 @@ fn labelled(places: &Places, path: &Path) -> Result<(DirStore, Option<Label>)> {
     Ok((store, label))
 }
 
-/// How new the end of the volume's journal on a medium is; `None` where nothing of it is there.
-fn newest(store: &DirStore, uuid: &str) -> Result<Option<(i64, u64)>> {
+/// What the volume's journal on a medium ends with; `None` where nothing of it is there.
+fn end(store: &DirStore, uuid: &str) -> Result<Option<Manifest>> {
     let holds = store
         .list()?
         .iter()
@@ -209,5 +219,36 @@ fn newest(store: &DirStore, uuid: &str) -> Result<Option<(i64, u64)>> {
     if !holds {
         return Ok(None);
     }
-    Ok(Head::order(store, uuid)?)
+    Ok(Head::manifest(store, uuid)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_a_chain_the_index_decides_and_not_the_clock() {
+        let end = |chain: &str, index: u64, last_time_ns: i64| {
+            let mut manifest: Manifest = serde_json::from_str(MANIFEST).unwrap();
+            chain.clone_into(&mut manifest.chain);
+            (manifest.index, manifest.last_time_ns) = (index, last_time_ns);
+            (manifest, ())
+        };
+        assert_eq!(newest::<()>(&[]), None);
+        // The clock was set back between the two media.
+        assert_eq!(newest(&[end("a", 9, 100), end("a", 4, 500)]), Some(0));
+        assert_eq!(
+            newest(&[end("a", 4, 500), end("a", 9, 100), end("b", 1, 300)]),
+            Some(2)
+        );
+        assert_eq!(
+            newest(&[end("b", 7, 200), end("a", 4, 500), end("a", 9, 400)]),
+            Some(2)
+        );
+    }
+
+    const MANIFEST: &str = r#"{ "format": 7, "volume": { "uuid": "u", "fs_type": "ext4", "label": "", "block_size": 4096, "size_bytes": 0,
+        "root": { "ino": 2, "generation": 0 }, "mount_path": "", "hostname": "" }, "epoch": 1, "index": 1, "first_seq": 1, "last_seq": 1,
+        "first_time_ns": 0, "last_time_ns": 0, "records": 1, "bytes": 0, "blake3": "", "row_groups": [], "previous": null, "void_indexes": [],
+        "points": [], "writer": "" }"#;
 }

@@ -104,10 +104,11 @@ impl Shelf {
         self.state().current.clone()
     }
 
-    /// The current medium is to be taken out: it takes nothing more once what was begun there is sealed.
-    pub(super) fn eject(&self) {
+    /// The medium of this uuid is to be taken out: it takes nothing more once what was begun there is sealed. Where the journal has gone on on another
+    /// one meanwhile, it takes nothing already.
+    pub(super) fn eject(&self, uuid: &str) {
         let mut state = self.state();
-        if matches!(state.step, Step::Writing | Step::Full) {
+        if state.current.label.medium == uuid && matches!(state.step, Step::Writing | Step::Full) {
             state.step = Step::Ejecting;
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use journal::store::disk::{Disk, Existing, SystemDisk};
+use journal::store::disk::{self, Disk, SystemDisk};
 use journal::{Journal, Label, Manifest, Point, PointKind, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +63,6 @@ pub(crate) struct Holding {
     pub(crate) bytes: u64,
     /// Time of the first and last record, nanoseconds since 1970.
     pub(crate) times: (i64, i64),
-    /// Epoch and number of the last record.
-    pub(crate) end: (u64, u64),
     /// Marks and bases.
     pub(crate) points: Vec<Known>,
     /// Media that the index on it tells of, with the runs of segments that lie there.
@@ -100,7 +98,7 @@ impl Medium {
 impl Holding {
     /// What lies on the medium of this journal; `None` where only an index tells of it.
     pub(super) fn of(journal: &Journal) -> Option<Self> {
-        let (mut segments, mut bytes, mut times, mut end) = (Vec::new(), 0, None, (0, 0));
+        let (mut segments, mut bytes, mut times) = (Vec::new(), 0, None);
         let mut before: Vec<(String, Vec<(u64, u64)>)> = Vec::new();
         for segment in journal.all_segments() {
             let Manifest {
@@ -108,8 +106,6 @@ impl Holding {
                 bytes: size,
                 first_time_ns,
                 last_time_ns,
-                epoch,
-                last_seq,
                 ..
             } = segment.manifest;
             if segment.is_carried() {
@@ -124,7 +120,6 @@ impl Holding {
             bytes += size;
             let (first, _) = times.unwrap_or((first_time_ns, last_time_ns));
             times = Some((first, last_time_ns));
-            end = (epoch, last_seq);
         }
         let points = journal
             .points()
@@ -149,7 +144,6 @@ impl Holding {
             segments,
             bytes,
             times: times?,
-            end,
             points,
             before,
         })
@@ -217,13 +211,8 @@ impl Catalog {
         if disk.kind(dir).with_context(context)?.is_none() {
             disk.create_directory(dir).with_context(context)?;
         }
-        let new = path.with_extension("new");
         let bytes = serde_json::to_vec_pretty(self).with_context(context)?;
-        let file = disk.create(&new, Existing::Emptied).with_context(context)?;
-        file.write_all_at(&bytes, 0).with_context(context)?;
-        file.sync().with_context(context)?;
-        disk.rename(&new, path, Existing::Emptied).with_context(context)?;
-        disk.sync_directory(dir).with_context(context)
+        disk::replace(disk, path, &bytes).with_context(context)
     }
 
     /// The medium of this uuid.

@@ -1,18 +1,14 @@
 //! Copies what lies on media to another one: sealed objects only, each compared with what was sealed before it is written, and read back after.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use journal::store::{DirStore, ObjectKind, Store as _};
+use journal::store::{self, DirStore, Store as _};
 use serde_json::{Value, json};
 
 use super::catalog::Catalog;
 use super::{labelled, look};
 use crate::cli::exit::{FAILED, INTEGRITY, coded};
-
-/// Bytes copied at once.
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// What was copied.
 #[derive(Default)]
@@ -84,42 +80,18 @@ impl Copied {
     }
 
     fn one(&mut self, name: &str, source: &DirStore, target: &DirStore) -> Result<()> {
-        let mut copy = match target.create(name, ObjectKind::Plain) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.there += 1;
-                return Ok(());
+        match store::copy(name, source, target) {
+            Ok(Some(bytes)) => {
+                self.objects += 1;
+                self.bytes += bytes;
             }
-            copy => copy.map_err(|error| full(error, name))?,
-        };
-        let object = source.open(name).with_context(|| format!("read {name}"))?;
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let mut offset = 0;
-        while offset < object.bytes() {
-            let length = usize::try_from(object.bytes() - offset)
-                .unwrap_or(usize::MAX)
-                .min(BUFFER_BYTES);
-            object
-                .read_exact_at(&mut buffer[..length], offset)
-                .with_context(|| format!("read {name}"))?;
-            copy.write_all(&buffer[..length])
-                .map_err(|error| full(error, name))?;
-            offset += length as u64;
+            Ok(None) => self.there += 1,
+            Err(error @ journal::Error::MediumFull(_)) => {
+                return Err(anyhow::Error::new(error)
+                    .context("label and name another medium for copies: it takes what is not copied yet"));
+            }
+            Err(error) => return Err(error.into()),
         }
-        copy.seal().map_err(|error| full(error, name))?;
-        self.objects += 1;
-        self.bytes += object.bytes();
         Ok(())
-    }
-}
-
-fn full(error: io::Error, name: &str) -> anyhow::Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => coded(
-            crate::cli::exit::MEDIUM_FULL,
-            format!(
-                "write {name}: the medium of copies is full: label and name another one, it takes what is not copied yet"
-            ),
-        ),
-        _ => anyhow::Error::new(error).context(format!("write {name}")),
     }
 }

@@ -40,7 +40,6 @@ fn medium(name: &str, segments: &[(u64, u64)], points: Vec<Known>) -> Medium {
             segments: segments.to_vec(),
             bytes: 10,
             times: (0, 90_000_000_000),
-            end: (1, 90),
             points,
             before: vec![("tape-1 (uuid-tape-1)".to_owned(), vec![(1, 3)])],
         }],

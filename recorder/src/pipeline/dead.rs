@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use journal::Head;
 use journal::record::InodeKey;
 use journal::store::Store;
-use journal::store::disk::{Disk, Existing};
+use journal::store::disk::{self, Disk};
 use serde::{Deserialize, Serialize};
 
 use super::own;
@@ -20,7 +20,6 @@ use crate::spool::{self, FrameKind, Position, SpoolReader};
 
 /// Says of which epoch the frames are.
 const FILE: &str = "epoch";
-const FILE_NEW: &str = "epoch.new";
 
 /// What the file says.
 #[derive(Serialize, Deserialize)]
@@ -63,16 +62,11 @@ impl Past {
 /// # Errors
 /// What the system says.
 pub(super) fn begin(disk: &dyn Disk, dir: &Path, head: Head, from: Option<&Dead>) -> Result<()> {
-    let (path, new) = (dir.join(FILE), dir.join(FILE_NEW));
+    let path = dir.join(FILE);
     let context = || format!("write {}", path.display());
     let from = from.map(|dead| Box::new(Past::of(dead)));
     let bytes = serde_json::to_vec(&Begun { head, from }).with_context(context)?;
-    let file = disk.create(&new, Existing::Emptied).with_context(context)?;
-    file.write_all_at(&bytes, 0).with_context(context)?;
-    file.sync().with_context(context)?;
-    disk.rename(&new, &path, Existing::Emptied)
-        .with_context(context)?;
-    disk.sync_directory(dir).with_context(context)
+    disk::replace(disk, &path, &bytes).with_context(context)
 }
 
 /// Finds what is left of the newest epoch on the medium; `None` where that holds nothing of the volume.

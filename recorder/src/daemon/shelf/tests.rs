@@ -129,7 +129,9 @@ fn a_medium_that_was_ejected_takes_nothing_more() {
     let shelf = room.shelf(current, &["one"]);
     let mut writer = writer(&shelf);
     writer.push(&write(1)).unwrap();
-    shelf.eject();
+    shelf.eject("another");
+    assert!(!shelf.is_ejecting(), "it is not the one that is written to");
+    shelf.eject(&shelf.current().label.medium);
     assert!(shelf.is_ejecting());
     writer.seal().unwrap();
     shelf.finish(2, false);
