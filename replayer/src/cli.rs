@@ -116,7 +116,7 @@ pub(crate) struct RestoreArgs {
     /// Destroy what lies on the device.
     #[arg(long, requires = "device")]
     pub(crate) wipe: bool,
-    /// Which moment: latest, seq:N (of the newest epoch that has it), mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    /// Which moment: latest, seq:N (of the newest epoch that has it), seq:EPOCH:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
     #[arg(long, value_name = "POINT")]
     pub(crate) at: Option<String>,
     /// Which volume, where the media hold several.
@@ -236,7 +236,7 @@ pub(crate) struct MomentArgs {
     /// Which volume.
     #[command(flatten)]
     pub(crate) past: PastArgs,
-    /// Which moment: latest, seq:N (of the newest epoch that has it), mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
+    /// Which moment: latest, seq:N (of the newest epoch that has it), seq:EPOCH:N, mark:NAME, or a time (RFC 3339; without an offset, local). Default: the newest.
     #[arg(long, value_name = "POINT")]
     pub(crate) at: Option<String>,
 }
@@ -323,7 +323,7 @@ pub(crate) struct DiffArgs {
     /// Where to look.
     #[command(flatten)]
     pub(crate) past: PastArgs,
-    /// The one moment: latest, seq:N, mark:NAME, or a time.
+    /// The one moment: latest, seq:N, seq:EPOCH:N, mark:NAME, or a time.
     pub(crate) from: String,
     /// The other moment.
     #[arg(default_value = "latest")]

@@ -22,12 +22,9 @@ const TRIES_MAX: u32 = 20;
 /// Where a medium is put in that was not given.
 #[derive(Default)]
 pub(crate) struct Drive {
+    /// Nobody is asked, whoever sits there.
+    pub(crate) is_silent: bool,
     last: Mutex<Option<Reader>>,
-}
-
-/// Whether somebody sits there who can be asked.
-fn can_ask() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
 /// Where the data of a plan lies that is on none of the media given: by medium, with the number of segments and their bytes.
@@ -47,6 +44,11 @@ fn absent(journal: &Journal, plan: &Plan) -> Result<BTreeMap<MediumName, (u64, u
 }
 
 impl Drive {
+    /// Whether somebody sits there who can be asked.
+    fn can_ask(&self) -> bool {
+        !self.is_silent && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
     /// Says which media a plan needs that were not given.
     ///
     /// # Errors
@@ -65,7 +67,7 @@ impl Drive {
                 )
             })
             .collect();
-        if can_ask() {
+        if self.can_ask() {
             info!("will be asked for: {}", list.join("; "));
             return Ok(());
         }
@@ -100,7 +102,7 @@ impl Drive {
                 ),
             )
         };
-        if !can_ask() {
+        if !self.can_ask() {
             return Err(needed());
         }
         // Nothing keeps the one before busy: it may be unmounted now.

@@ -120,6 +120,12 @@ impl Media {
         })
     }
 
+    /// Media that are absent are not asked for: whoever reads is answered by programs that cannot wait for a person.
+    pub(crate) fn without_asking(mut self) -> Self {
+        self.drive.is_silent = true;
+        self
+    }
+
     /// What is wrong beside the journals.
     pub(crate) fn verify(&self) -> Result<Vec<String>> {
         Ok(self.reader.verify_media()?)

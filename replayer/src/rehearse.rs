@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
@@ -14,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use journal::store::disk::{self, SystemDisk};
 use rustix::fs::{AtFlags, Dir, getxattr, readlinkat, statat};
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -326,10 +326,5 @@ fn leave(path: &Path, document: &Value) -> Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(context)?;
     }
-    let new = path.with_extension("new");
-    let mut file = File::create(&new).with_context(context)?;
-    file.write_all(document.to_string().as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(context)?;
-    fs::rename(&new, path).with_context(context)
+    disk::replace(&SystemDisk, path, document.to_string().as_bytes()).with_context(context)
 }

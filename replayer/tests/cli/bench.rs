@@ -242,3 +242,21 @@ pub(crate) fn file(to: &Path) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     to.join(std::ffi::OsStr::from_bytes(b"d\xff\n")).join("f")
 }
+
+/// The story, then a hole that is never repaired, and a mark after it.
+pub(crate) fn story_with_a_hole() -> Vec<Vec<Record>> {
+    let mut segments = story();
+    let hole = Op::Hole {
+        last_seq: 16,
+        inode: Some(key(3)),
+        since_seq: None,
+    };
+    segments.push(vec![
+        Record {
+            last_seq: 16,
+            ..record(14, InodeKey::default(), Attributes::default(), hole)
+        },
+        mark(17, "after"),
+    ]);
+    segments
+}

@@ -6,11 +6,12 @@ mod media;
 mod past;
 mod stepwise;
 
-use journal::record::{Attributes, InodeKey, Op, Record};
+use journal::record::{Attributes, Op};
 use serde_json::Value;
 
 use crate::bench::{
     Bench, DIR, FILE, UUID, base, create, dir, entry, file, json, key, mark, record, refused, story,
+    story_with_a_hole,
 };
 
 #[test]
@@ -345,20 +346,7 @@ fn an_altered_manifest_is_no_manifest() {
 
 #[test]
 fn an_open_hole_is_refused_unless_allowed() {
-    let mut segments = story();
-    let hole = Op::Hole {
-        last_seq: 16,
-        inode: Some(key(3)),
-        since_seq: None,
-    };
-    segments.push(vec![
-        Record {
-            last_seq: 16,
-            ..record(14, InodeKey::default(), Attributes::default(), hole)
-        },
-        mark(17, "after"),
-    ]);
-    let bench = Bench::new(&segments);
+    let bench = Bench::new(&story_with_a_hole());
     refused(&bench, &[], 31, "14 to 16");
     let output = bench.restore(&["--allow-holes"]);
     assert_eq!(

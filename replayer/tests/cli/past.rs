@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Output;
 
-use journal::record::{Attributes, InodeKey, Op, Record};
+use journal::record::{Attributes, Op};
 use serde_json::Value;
 
 use crate::bench::{
-    Bench, DIR, FILE, base, create, dir, entry, json, key, mark, record, rename, story, write,
+    Bench, DIR, FILE, base, create, dir, entry, json, key, mark, record, rename, story, story_with_a_hole,
+    write,
 };
 
 fn text(output: &Output) -> String {
@@ -205,20 +206,7 @@ fn two_moments_are_compared() {
 /// What is refused before the kernel is asked for anything; the rest needs one (`tests/scenarios/mount.sh`).
 #[test]
 fn a_mount_that_cannot_be_is_refused() {
-    let mut segments = story();
-    let hole = Op::Hole {
-        last_seq: 16,
-        inode: Some(key(3)),
-        since_seq: None,
-    };
-    segments.push(vec![
-        Record {
-            last_seq: 16,
-            ..record(14, InodeKey::default(), Attributes::default(), hole)
-        },
-        mark(17, "after"),
-    ]);
-    let bench = Bench::new(&segments);
+    let bench = Bench::new(&story_with_a_hole());
     std::fs::create_dir(bench.path("empty")).expect("make");
     for (more, directory, code, word) in [
         ([].as_slice(), "none", 1, "is not there: make it"),

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &MountArgs, format: Format) -> Result<Exit> {
     crate::media::parse_at(at.as_deref())?;
     let directory = empty_directory(directory)?;
     // The threads that answer want what lives as long as they may: that is as long as this process, which mounts once.
-    let media: &'static Media = Box::leak(Box::new(Media::open(&past.media)?));
+    let media: &'static Media = Box::leak(Box::new(Media::open(&past.media)?.without_asking()));
     let mut tree = Tree::at(media, past, at.as_deref())?;
     // Nobody asks here what an inode was to the journal.
     tree.moment.folded.index = HashMap::new();
