@@ -94,6 +94,27 @@ restored() {
     echo "$1: $(grep -E "SAME|DIFFERENT" "$out" | head -n 1)"
 }
 
+# grow NAME MIB: a file is as long, with new content.
+grow() { dd if=/dev/urandom of=/a/$1 bs=1M count=$2 conv=notrunc status=none && sync /a/$1; }
+
+# moment NAME: marks it, and keeps the digest of what is there.
+moment() {
+    patience=300 expect 0 "mark $1" recorder mark $1
+    digest /a /run/live-$1
+}
+
+# from NAME AT MEDIUM...: what these media give at that moment is what was there.
+from() {
+    local name=$1 at=$2 medium media=()
+    shift 2
+    for medium in "$@"; do media+=(--medium $medium); done
+    rm -rf /work/restored
+    patience=300 expect 0 "" replayer restore "${media[@]}" --to /work/restored --at mark:$at
+    oracle digest /work/restored --out /run/restored --exclude spool --exclude lost+found > "$out" 2>&1
+    oracle compare /run/live-$at /run/restored >> "$out" 2>&1 && same=$((same + 1)) && ok || bad "$name: $at is not the same"
+    echo "$name $at: $(grep -E "SAME|DIFFERENT" "$out" | head -n 1)"
+}
+
 status() { recorder status --json | jq -r "$1"; }
 uuid() { blkid -s UUID -o value "$(readlink -f "$1")"; }
 

@@ -13,22 +13,6 @@ for disk in 1 2 3 4 5 6; do mkfs.ext4 -q -F /dev/guest/disk$disk || exit 1; done
 mount -t $fs $a /a && mount $work /work || exit 1
 for n in 1 2 3 4 5; do mount /dev/guest/disk$((n + 1)) /m$n || exit 1; done
 
-grow() { dd if=/dev/urandom of=/a/$1 bs=1M count=$2 status=none && sync /a/$1; }
-moment() {
-    patience=300 expect 0 "mark $1" recorder mark $1
-    digest /a /run/live-$1
-}
-# from NAME AT MEDIUM...: what these media give at that point is what was there.
-from() {
-    local name=$1 at=$2 media=()
-    shift 2
-    for medium in "$@"; do media+=(--medium $medium); done
-    rm -rf /work/restored
-    patience=300 expect 0 "" replayer restore "${media[@]}" --to /work/restored --at mark:$at
-    oracle digest /work/restored --out /run/restored --exclude lost+found > "$out" 2>&1
-    oracle compare /run/live-$at /run/restored >> "$out" 2>&1 && same=$((same + 1)) && ok || bad "$name: $at is not the same"
-    echo "$name $at: $(grep -E "SAME|DIFFERENT" "$out" | head -n 1)"
-}
 medium_is() {
     for ((i = 0; i < 300; i++)); do [ "$(status '.volumes[0].medium_state.name')" = $1 ] && break; sleep 0.2; done
     [ "$(status '.volumes[0].medium_state.name')" = $1 ] && ok || bad "does not write to $1"

@@ -189,3 +189,19 @@ pub(crate) fn stamp(results: &[&str]) -> Result<(String, String)> {
     let date = output(Command::new("date").args(["--utc", "+%Y-%m-%d"])).context("ask for the date")?;
     Ok((commit, date.trim().to_owned()))
 }
+
+/// Writes results for programs as JSON, and the page made from them; both by their paths in the workspace.
+///
+/// # Errors
+/// When a file cannot be written.
+pub(crate) fn keep_results(
+    (json, results): (&str, &impl serde::Serialize),
+    (page, text): (&str, &str),
+) -> Result<()> {
+    let root = workspace_root();
+    let mut document = serde_json::to_string_pretty(results).with_context(|| format!("write {json}"))?;
+    document.push('\n');
+    fs::write(root.join(json), document).with_context(|| format!("write {json}"))?;
+    fs::create_dir_all(root.join("docs")).context("create docs")?;
+    fs::write(root.join(page), text).with_context(|| format!("write {page}"))
+}

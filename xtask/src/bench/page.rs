@@ -71,7 +71,7 @@ impl Results {
     /// When the files cannot be read or written.
     pub(super) fn put(bench: Bench, measured: Measured) -> Result<()> {
         let root = setup::workspace_root();
-        let (json, page) = (root.join(JSON), root.join(PAGE));
+        let json = root.join(JSON);
         let lock = File::create(root.join("target/benchmarks.lock")).context("create lock of the results")?;
         lock.lock().context("lock the results")?;
         let mut results: Self = match fs::read(&json) {
@@ -87,11 +87,7 @@ impl Results {
             machine: machine()?,
         };
         results.0.insert(bench.name(), result);
-        let mut text = serde_json::to_string_pretty(&results).with_context(|| format!("write {JSON}"))?;
-        text.push('\n');
-        fs::write(&json, text).with_context(|| format!("write {JSON}"))?;
-        fs::create_dir_all(root.join("docs")).context("create docs")?;
-        fs::write(&page, results.page()).with_context(|| format!("write {PAGE}"))
+        setup::keep_results((JSON, &results), (PAGE, &results.page()))
     }
 
     fn page(&self) -> String {

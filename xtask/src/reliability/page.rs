@@ -46,7 +46,7 @@ impl Results {
     /// When the files cannot be read or written.
     pub(super) fn add(run: &Run, outcome: Result<Figures>) -> Result<()> {
         let root = setup::workspace_root();
-        let (json, page) = (root.join(JSON), root.join(PAGE));
+        let json = root.join(JSON);
         // Several may be run at the same time.
         fs::create_dir_all(root.join("target")).context("create target")?;
         let lock =
@@ -84,11 +84,7 @@ impl Results {
             .entry(place)
             .or_default()
             .insert(run.seed, result);
-        let mut text = serde_json::to_string_pretty(&results).with_context(|| format!("write {JSON}"))?;
-        text.push('\n');
-        fs::write(&json, text).with_context(|| format!("write {JSON}"))?;
-        fs::create_dir_all(root.join("docs")).context("create docs")?;
-        fs::write(&page, results.page()).with_context(|| format!("write {PAGE}"))
+        setup::keep_results((JSON, &results), (PAGE, &results.page()))
     }
 
     fn page(&self) -> String {
