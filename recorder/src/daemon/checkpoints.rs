@@ -150,7 +150,7 @@ impl Session {
     /// Makes checkpoints where the policy says so, until the recording ends.
     pub(super) fn checkpoints(&self, policy: Policy) {
         let mut last = (Instant::now(), 0);
-        // How many media are needed changes with the medium, and is looked for then only: all manifests are read for it.
+        // How many media are needed changes with the medium that is written, and is looked for then only: all manifests are read for it.
         let mut counted_on = String::new();
         let mut next_look = Instant::now() + LOOK_INTERVAL;
         while !self.sink.stop.load(Ordering::Relaxed) {
@@ -161,10 +161,8 @@ impl Session {
             }
             next_look = Instant::now() + LOOK_INTERVAL;
             let written = self.sink.handle.status().bytes_written;
-            let medium = self.shelf.current().label.medium;
-            let counted = counted_on == medium;
-            match self.due(policy, (last.0.elapsed(), written - last.1), counted) {
-                Ok(None) => counted_on = medium,
+            match self.due(policy, (last.0.elapsed(), written - last.1), &mut counted_on) {
+                Ok(None) => {}
                 Ok(Some(why)) => {
                     tracing::warn!("{}: a checkpoint is due: {why}", self.path.display());
                     match self.checkpoint() {
@@ -183,12 +181,13 @@ impl Session {
         }
     }
 
-    /// Why one is due, if it is: after so long and so many bytes since the last one. Media that are counted are few enough.
+    /// Why one is due, if it is: after so long and so many bytes since the last one. `counted_on` is the medium whose first
+    /// segment the last count saw: until there is one on the next medium, that one is not needed yet, and it is counted again.
     fn due(
         &self,
         policy: Policy,
         (since, bytes): (Duration, u64),
-        are_counted: bool,
+        counted_on: &mut String,
     ) -> Result<Option<String>> {
         let Policy {
             bytes: bytes_max,
@@ -201,21 +200,27 @@ impl Session {
         if interval.is_some_and(|max| since >= max) && bytes > 0 {
             return Ok(Some(format!("{} s since the last one", since.as_secs())));
         }
-        let Some(media_max) = media_max.filter(|_| !are_counted) else {
+        let Some(media_max) = media_max.filter(|_| *counted_on != self.shelf.current().label.medium) else {
             return Ok(None);
         };
-        let media = self.media_needed()?;
-        Ok((media >= media_max as usize && media > 1)
-            .then(|| format!("a restore needs {media} media, {media_max} are allowed")))
+        let (media, newest_on) = self.media_needed()?;
+        if media >= media_max as usize && media > 1 {
+            return Ok(Some(format!(
+                "a restore needs {media} media, {media_max} are allowed"
+            )));
+        }
+        *counted_on = newest_on;
+        Ok(None)
     }
 
-    /// On how many media what a restore of the newest moment reads lies.
-    fn media_needed(&self) -> Result<usize> {
+    /// On how many media what a restore of the newest moment reads lies, and on which the newest segment lies.
+    fn media_needed(&self) -> Result<(usize, String)> {
         let reader = self.read_media()?;
         let journal = self.own_journal(&reader)?;
         let Some(newest) = journal.segments().next_back() else {
-            return Ok(0);
+            return Ok((0, String::new()));
         };
+        let newest_on = newest.lies_on().uuid.clone();
         let needed = journal
             .needed_for(newest.manifest.epoch, newest.manifest.last_seq)
             .context("the media that are there do not tell what a restore needs")?;
@@ -224,6 +229,6 @@ impl Session {
             .filter_map(|index| journal.segment(index).ok())
             .map(|segment| segment.lies_on().uuid.clone())
             .collect();
-        Ok(media.len())
+        Ok((media.len(), newest_on))
     }
 }
