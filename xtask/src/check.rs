@@ -6,6 +6,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::ops::AddAssign;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -14,12 +15,10 @@ use clap::Args;
 use crate::check_scenarios::Scenario;
 use crate::setup::{self, say};
 use crate::vm::kernel::KernelLine;
-use crate::vm::power;
 use crate::vm::roundtrip::FileSystem;
-use crate::vm::unplug;
 use crate::{
-    Outcome, bench, build, check_machines, check_scenarios, deploy_trial, fuzz, matrix, queries, reliability,
-    soak, tidy, toolchain,
+    Outcome, build, check_scenarios, check_side_by_side, fuzz, matrix, queries, reliability, soak, tidy,
+    toolchain,
 };
 
 /// Which checks to run.
@@ -28,6 +27,9 @@ pub(crate) struct TestArgs {
     /// Leave out everything that needs a virtual machine
     #[arg(long)]
     quick: bool,
+    /// Only this one of those that take a virtual machine, by the name that is printed when it begins
+    #[arg(long, group = "long-run", value_name = "NAME")]
+    check: Option<String>,
     /// Every scenario on every kernel and file system that it is for instead
     #[arg(long, group = "long-run")]
     scenarios: bool,
@@ -74,6 +76,11 @@ struct Counts {
 }
 
 impl Counts {
+    const ONE_PASSED: Self = Self {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
     const ONE_FAILED: Self = Self {
         passed: 0,
         failed: 1,
@@ -112,6 +119,7 @@ impl AddAssign for Counts {
 pub(crate) fn run(args: TestArgs) -> Outcome {
     let TestArgs {
         quick,
+        check,
         scenarios,
         matrix,
         only,
@@ -122,6 +130,9 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
         soak_args,
         cells,
     } = args;
+    if let Some(name) = check {
+        return check_side_by_side::pass(&name).map(|()| ExitCode::SUCCESS);
+    }
     if let Some(seconds) = fuzz {
         return fuzz::run(seconds);
     }
@@ -160,18 +171,7 @@ pub(crate) fn run(args: TestArgs) -> Outcome {
     tally.count("unit and property tests", unit_tests);
     tally.check("queries of docs/queries.md", || queries::pass(false));
     if !quick {
-        tally.check("benchmarks, small", bench::pass);
-        tally.check("deploy to a machine with systemd", deploy_trial::pass);
-        for scenario in &check_machines::CI {
-            tally.check(&format!("scenario {scenario}"), || check_machines::pass(scenario));
-        }
-        tally.check(&format!("scenario {}", power::CI), || {
-            power::pass(&power::CI).map(drop)
-        });
-        tally.check(&format!("scenario {}", unplug::CI), || {
-            unplug::pass(&unplug::CI).map(drop)
-        });
-        tally.scenarios(check_scenarios::CI);
+        tally.side_by_side();
     }
     Ok(tally.close())
 }
@@ -186,12 +186,7 @@ struct Tally {
 impl Tally {
     /// Runs a check that either passes or fails.
     fn check(&mut self, name: &str, check: impl FnOnce() -> Result<()>) {
-        self.count(name, || {
-            check().map(|()| Counts {
-                passed: 1,
-                ..Counts::default()
-            })
-        });
+        self.count(name, || check().map(|()| Counts::ONE_PASSED));
     }
 
     fn scenarios(&mut self, scenarios: &[Scenario]) {
@@ -200,6 +195,20 @@ impl Tally {
                 check_scenarios::pass(scenario)
             });
         }
+    }
+
+    /// Everything that takes a machine.
+    fn side_by_side(&mut self) {
+        let tally = Mutex::new(self);
+        check_side_by_side::run(|name, passed| {
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            if passed {
+                tally.counts += Counts::ONE_PASSED;
+            } else {
+                tally.counts += Counts::ONE_FAILED;
+                tally.failures.push(name.to_owned());
+            }
+        });
     }
 
     /// Names what failed, and prints the closing line.

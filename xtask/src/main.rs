@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod check_machines;
 mod check_scenarios;
+mod check_side_by_side;
 mod debian;
 mod demo;
 mod deploy;
