@@ -115,9 +115,22 @@ pub(crate) fn pass(scenario: &Scenario) -> Result<()> {
 /// # Errors
 /// As for [`pass`].
 pub(crate) fn pass_with(script: &str, kernel: KernelLine, kernel_args: String) -> Result<Figures> {
+    pass_within(script, kernel, kernel_args, LONG_TIME_MAX_S)
+}
+
+/// The same, where the machine may take another time, seconds.
+///
+/// # Errors
+/// As for [`pass`].
+pub(crate) fn pass_within(
+    script: &str,
+    kernel: KernelLine,
+    kernel_args: String,
+    timeout: u64,
+) -> Result<Figures> {
     let scenario = CI.iter().find(|scenario| scenario.script == script);
     let scenario = scenario.with_context(|| format!("there is no {script}"))?;
-    boot(scenario, kernel, kernel_args, LONG_TIME_MAX_S)
+    boot(scenario, kernel, kernel_args, timeout)
 }
 
 fn boot(scenario: &Scenario, kernel: KernelLine, kernel_args: String, timeout: u64) -> Result<Figures> {

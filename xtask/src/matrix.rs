@@ -63,7 +63,7 @@ pub(crate) fn run(cells: &Cells, only: &[String]) -> Outcome {
             "there is no operation {name}"
         );
     }
-    let kernels: Vec<KernelLine> = chosen(kernel, KernelLine::value_variants());
+    let kernels: Vec<KernelLine> = chosen(kernel, KernelLine::SHIPPED);
     let file_systems: Vec<FileSystem> = chosen(fs, FileSystem::value_variants());
     let names: Vec<String> = operations
         .iter()

@@ -90,11 +90,7 @@ pub(crate) fn column(kernel: KernelLine, fs: FileSystem) -> String {
 fn columns() -> Vec<String> {
     FileSystem::value_variants()
         .iter()
-        .flat_map(|fs| {
-            KernelLine::value_variants()
-                .iter()
-                .map(|kernel| column(*kernel, *fs))
-        })
+        .flat_map(|fs| KernelLine::SHIPPED.iter().map(|kernel| column(*kernel, *fs)))
         .collect()
 }
 

@@ -3,6 +3,7 @@
 //! Owns which faults there are, how often each is provoked by default, and with which seeds. What a fault is lies in `tests/scenarios`, in
 //! `vm::power`, in the unit tests and in `fuzz`; how results are kept and shown in `page`.
 
+mod lockdep;
 mod page;
 
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ pub(crate) enum Fault {
     Unrecorded,
     /// A burst meets a small ring, with and without `--on-full=throttle`
     Throttle,
+    /// A kernel that watches its own locking (lockdep, RCU, sleeping in atomic context) has nothing to say while recorders come, go, are killed and lose events
+    Lockdep,
     /// Every byte of a small medium rots
     Rot,
     /// Label, manifests, segments and frames of the spool as nobody would write them
@@ -75,7 +78,8 @@ impl Fault {
             Self::PowerCut => (power::CUTS, 10),
             Self::Unplug => (unplug::COUNT, 5),
             Self::Reattach => (100, 1),
-            Self::Unrecorded | Self::Throttle => (1, KernelLine::value_variants().len() as u64),
+            Self::Unrecorded | Self::Throttle => (1, KernelLine::SHIPPED.len() as u64),
+            Self::Lockdep => (lockdep::FAULTS, 1),
             Self::Rot | Self::Fuzz => (1, 1),
         }
     }
@@ -92,14 +96,17 @@ impl Fault {
         let file_systems = match self {
             Self::Rot | Self::Fuzz => return vec![None],
             Self::Unrecorded | Self::Throttle => vec![FileSystem::Ext4],
+            Self::Lockdep if chosen.fs.is_empty() => vec![FileSystem::Ext4],
+            Self::Lockdep => chosen.fs.clone(),
             Self::Kill | Self::PowerCut | Self::Unplug | Self::Reattach => {
                 or_all(FileSystem::value_variants())
             }
         };
-        let kernels = if chosen.kernel.is_empty() {
-            KernelLine::value_variants()
-        } else {
-            &chosen.kernel
+        let kernels = match self {
+            // Nothing but this one can tell.
+            Self::Lockdep => &[KernelLine::K6_12Lockdep],
+            _ if chosen.kernel.is_empty() => KernelLine::SHIPPED,
+            _ => chosen.kernel.as_slice(),
         };
         let of = |fs: FileSystem| kernels.iter().map(move |kernel| Some((*kernel, fs)));
         file_systems.into_iter().flat_map(of).collect()
@@ -202,6 +209,7 @@ impl Run {
             (Fault::Throttle, Some((kernel, _))) => {
                 check_machines::pass_with("throttle.sh", kernel, String::new())
             }
+            (Fault::Lockdep, Some((kernel, fs))) => lockdep::pass(kernel, fs, seed),
             (_, None) => bail!("needs a machine"),
         }
     }

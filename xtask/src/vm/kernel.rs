@@ -1,7 +1,7 @@
-//! The kernels that the VMs boot: Debian's own, unpacked once into the cache.
+//! The kernels that the VMs boot: Debian's own, and one built from its sources, laid out once in the cache.
 //!
 //! Owns which kernels there are, which of their modules the guest gets, and the order in which those needed for the
-//! start are loaded. Fetching packages is the business of `debian`.
+//! start are loaded. Fetching packages is the business of `debian`, building a kernel that of `lockdep`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use super::cpio::Archive;
+use super::{lockdep, root};
 use crate::{debian, setup};
 
 /// Raised when what lies in the cache changes its form.
@@ -103,6 +104,9 @@ pub(crate) enum KernelLine {
     /// Debian 13 backports
     #[value(name = "7.3")]
     K7_3,
+    /// Debian 13's sources, built to watch their own locking: slow, and only where it is asked for
+    #[value(name = "6.12-lockdep")]
+    K6_12Lockdep,
 }
 
 impl fmt::Display for KernelLine {
@@ -112,20 +116,36 @@ impl fmt::Display for KernelLine {
 }
 
 impl KernelLine {
+    /// Those that Debian ships, which is what everything is tried on. One that watches itself is none of them: it takes a build, and
+    /// several times as long.
+    pub(crate) const SHIPPED: &[Self] = &[Self::K6_1, Self::K6_12, Self::K7_3];
+
     /// As the user writes it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::K6_1 => "6.1",
             Self::K6_12 => "6.12",
             Self::K7_3 => "7.3",
+            Self::K6_12Lockdep => "6.12-lockdep",
         }
     }
 
     fn suite(self) -> &'static str {
         match self {
             Self::K6_1 => "bookworm",
-            Self::K6_12 => "trixie",
+            Self::K6_12 | Self::K6_12Lockdep => "trixie",
             Self::K7_3 => "trixie-backports",
+        }
+    }
+
+    /// Name of its directory in the cache: one that is built is another one with another configuration.
+    fn cache_name(self) -> String {
+        match self {
+            Self::K6_12Lockdep => {
+                let config = root::fnv(lockdep::CONFIG.as_bytes());
+                format!("{self}-v{CACHE_VERSION}-{config:016x}")
+            }
+            Self::K6_1 | Self::K6_12 | Self::K7_3 => format!("{self}-v{CACHE_VERSION}"),
         }
     }
 }
@@ -141,25 +161,32 @@ pub(crate) struct Kernel {
     pub(crate) release: String,
 }
 
-/// Returns the kernel from the cache; fetches and unpacks it first when it is not there.
+/// A kernel as it was unpacked or built, with all its modules.
+pub(super) struct Parts {
+    /// The compressed image.
+    pub(super) image: PathBuf,
+    /// The directory `RELEASE` of modules, with their index files.
+    pub(super) modules: PathBuf,
+    /// Full version, as `uname -r` prints it.
+    pub(super) release: String,
+}
+
+/// Returns the kernel from the cache; fetches and unpacks it first when it is not there, or builds it.
 ///
 /// # Errors
-/// When Debian's archive cannot be reached or the package is not of the expected form.
+/// When Debian's archive cannot be reached, the package is not of the expected form, or the build fails.
 pub(crate) fn ensure_kernel(line: KernelLine) -> Result<Kernel> {
     let kernels = setup::cache_dir()?.join("kernels");
-    let dir = kernels.join(format!("{line}-v{CACHE_VERSION}"));
+    let dir = kernels.join(line.cache_name());
     if !dir.join("release").exists() {
-        setup::say(&format!("fetching Debian's kernel {line} ({})", line.suite()));
-        setup::ensure_packages(&["kmod", "xz-utils", "zstd"])?;
         fs::create_dir_all(&kernels).context("create kernel cache")?;
-        let work = tempfile::tempdir_in(&kernels).context("create kernel work directory")?;
-        prepare(line, work.path()).with_context(|| format!("prepare kernel {line}"))?;
-        // Another run may have been faster; its result is as good.
-        if let Err(error) = fs::rename(work.path().join("out"), &dir) {
-            ensure!(
-                dir.join("release").exists(),
-                "move kernel into the cache: {error}"
-            );
+        // Runs side by side need it at the same time: one of them makes it.
+        let lock = File::create(kernels.join(format!("{line}.lock"))).context("create lock of a kernel")?;
+        lock.lock().context("lock a kernel")?;
+        if !dir.join("release").exists() {
+            let work = tempfile::tempdir_in(&kernels).context("create kernel work directory")?;
+            prepare(line, work.path()).with_context(|| format!("prepare kernel {line}"))?;
+            fs::rename(work.path().join("out"), &dir).context("move kernel into the cache")?;
         }
     }
     let release = fs::read_to_string(dir.join("release")).context("read kernel release")?;
@@ -171,8 +198,26 @@ pub(crate) fn ensure_kernel(line: KernelLine) -> Result<Kernel> {
 }
 
 fn prepare(line: KernelLine, work: &Path) -> Result<()> {
-    let (unpacked, out) = (work.join("unpacked"), work.join("out"));
+    setup::say(&format!("fetching Debian's kernel {line} ({})", line.suite()));
+    setup::ensure_packages(&["kmod", "xz-utils", "zstd"])?;
+    let Parts {
+        image,
+        modules,
+        release,
+    } = match line {
+        KernelLine::K6_12Lockdep => lockdep::build(line.suite(), work)?,
+        KernelLine::K6_1 | KernelLine::K6_12 | KernelLine::K7_3 => unpack(line, &work.join("unpacked"))?,
+    };
+    let out = work.join("out");
     fs::create_dir_all(&out).context("create output directory")?;
+    fs::copy(image, out.join("vmlinuz")).context("copy kernel image")?;
+    let picked = pick_modules(&modules, &release, work)?;
+    write_modules(&picked, &release, &out.join("modules.cpio"))?;
+    fs::write(out.join("release"), &release).context("write kernel release")
+}
+
+/// Fetches and unpacks the packages of a kernel that Debian ships.
+fn unpack(line: KernelLine, unpacked: &Path) -> Result<Parts> {
     let package = newest_package(line)?;
     let release = package
         .strip_prefix("linux-image-")
@@ -193,7 +238,7 @@ fn prepare(line: KernelLine, work: &Path) -> Result<()> {
         .filter(|p| needs.split([',', '|', ' ']).any(|word| word == *p))
         .collect();
     for deb in debian::download(line.suite(), &parts)?.iter().chain([&image]) {
-        debian::extract(deb, &unpacked)?;
+        debian::extract(deb, unpacked)?;
     }
     let usr = unpacked.join("usr/lib/modules").join(&release);
     let modules = if usr.is_dir() {
@@ -207,13 +252,14 @@ fn prepare(line: KernelLine, work: &Path) -> Result<()> {
         modules.join("vmlinuz"),
     ];
     let image = images
-        .iter()
+        .into_iter()
         .find(|path| path.is_file())
         .context("the kernel package holds no kernel image")?;
-    fs::copy(image, out.join("vmlinuz")).context("copy kernel image")?;
-    let picked = pick_modules(&modules, &release, work)?;
-    write_modules(&picked, &release, &out.join("modules.cpio"))?;
-    fs::write(out.join("release"), &release).context("write kernel release")
+    Ok(Parts {
+        image,
+        modules,
+        release,
+    })
 }
 
 /// The image package with the highest version within the line, in its ordinary flavour.
@@ -359,6 +405,13 @@ mod tests {
             "usb_storage"
         );
         assert_eq!(module_name("kernel/fs/ext4/ext4.ko"), "ext4");
+    }
+
+    #[test]
+    fn only_the_kernel_that_watches_itself_is_left_out() {
+        let all = KernelLine::value_variants().iter();
+        let left_out: Vec<_> = all.filter(|line| !KernelLine::SHIPPED.contains(line)).collect();
+        assert_eq!(left_out, [&KernelLine::K6_12Lockdep]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cpio;
 pub(crate) mod figures;
 pub(crate) mod kernel;
 mod kvm;
+mod lockdep;
 pub(crate) mod machine;
 pub(crate) mod power;
 mod qemu;

@@ -136,8 +136,8 @@ fn image_name(extra: &[&str]) -> String {
     name + ".ext4"
 }
 
-/// FNV-1a: a stable name for a set of packages, nothing more.
-fn fnv(bytes: &[u8]) -> u64 {
+/// FNV-1a: a stable name for a set of packages or a configuration, nothing more.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
