@@ -75,4 +75,5 @@ same /run/outrun mark:outrun
 same /run/mapped latest
 echo "$(cat /run/holes) holes were journaled"
 
+silent
 verdict holes

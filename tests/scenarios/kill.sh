@@ -130,4 +130,5 @@ for point in $(cd /run && ls -tr digest-*); do
     restored $at $at /run/$point
 done
 
+silent
 verdict kill
