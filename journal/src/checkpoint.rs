@@ -23,10 +23,10 @@ const HASH_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Piece {
     row: RowRef,
-    data_offset: u64,
+    data_offset: u32,
     inode: InodeKey,
     offset: u64,
-    length: u64,
+    length: u32,
 }
 
 /// A checkpoint while it is made.
@@ -136,17 +136,17 @@ impl<'a> Checkpoint<'a> {
         let Some(first) = of_segment.first() else {
             return Ok(());
         };
-        let mut rows: Vec<u64> = of_segment.iter().map(|piece| piece.row.row).collect();
+        let mut rows: Vec<u64> = of_segment.iter().map(|piece| piece.row.row.into()).collect();
         rows.dedup();
         let mut pieces = of_segment.iter().peekable();
-        for item in self.journal.segment(first.row.segment)?.data(rows)? {
+        for item in self.journal.segment(first.row.segment.into())?.data(rows)? {
             let (row, data) = item?;
-            while let Some(piece) = pieces.next_if(|piece| piece.row.row == row) {
+            while let Some(piece) = pieces.next_if(|piece| u64::from(piece.row.row) == row) {
                 let bytes = slice(&data, piece)?;
                 self.hashes.push(hash(bytes));
                 let op = Op::Write {
                     offset: piece.offset,
-                    length: piece.length,
+                    length: piece.length.into(),
                     data: bytes.to_vec(),
                 };
                 let record = self.record(piece.inode, op);
@@ -225,9 +225,9 @@ impl<'a> Checkpoint<'a> {
         let mut hashes = self.hashes.iter();
         for of_segment in pieces.chunk_by(|a, b| a.row.segment == b.row.segment) {
             let Some(first) = of_segment.first() else { continue };
-            let rows: Vec<u64> = of_segment.iter().map(|piece| piece.row.row).collect();
+            let rows: Vec<u64> = of_segment.iter().map(|piece| piece.row.row.into()).collect();
             let mut of_segment = of_segment.iter();
-            for item in journal.segment(first.row.segment)?.data(rows)? {
+            for item in journal.segment(first.row.segment.into())?.data(rows)? {
                 let (_, data) = item?;
                 let (Some(piece), Some(wanted)) = (of_segment.next(), hashes.next()) else {
                     return Err(differs("there is more content"));
@@ -257,7 +257,7 @@ impl<'a> Checkpoint<'a> {
                 inode
                     .extents
                     .iter()
-                    .map(|extent| (extent.offset, extent.length))
+                    .map(|extent| (extent.offset, u64::from(extent.length)))
                     .collect::<Vec<_>>()
             };
             let is_same = found.size == wanted.size
@@ -277,7 +277,7 @@ impl<'a> Checkpoint<'a> {
     pub fn size(&self) -> CheckpointSize {
         CheckpointSize {
             inodes: self.keys.len() as u64,
-            bytes: self.pieces.iter().map(|piece| piece.length).sum(),
+            bytes: self.pieces.iter().map(|piece| u64::from(piece.length)).sum(),
             records: self.next_seq - 1,
         }
     }

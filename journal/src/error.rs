@@ -14,6 +14,9 @@ pub enum Error {
     /// A segment is on none of the media given.
     #[error("medium needed: {0}")]
     MediumNeeded(String),
+    /// A segment is encrypted, and no identity that was given reads it.
+    #[error("identity needed: {0}")]
+    KeyNeeded(String),
     /// Nothing more fits.
     #[error("medium full: {0}")]
     MediumFull(String),
@@ -55,6 +58,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoJournal(_) => 10,
+            Self::KeyNeeded(_) => 12,
             Self::MediumNeeded(_) => 20,
             Self::MediumFull(_) => 21,
             Self::Integrity(_) => 30,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::check;
+use crate::crypt::{Encryption, Place, TAG_BYTES};
 use crate::error::{Error, Result};
 use crate::pages::ROW_GROUP_BYTES_MAX;
 use crate::record::{Continued, InodeKey};
@@ -17,6 +18,12 @@ pub(crate) const FORMAT_VERSION_OLDEST: u32 = 1;
 const PARTS_SINCE_FORMAT: u32 = 6;
 /// From this version on a manifest names the medium that it was written to.
 const MEDIUM_SINCE_FORMAT: u32 = 7;
+/// From this version on a segment may be encrypted.
+const ENCRYPTION_SINCE_FORMAT: u32 = 7;
+/// What the name of an encrypted segment ends with: it is no Parquet.
+const ENCRYPTED_SUFFIX: &str = ".encrypted";
+/// Largest index of a segment: a fold names every run of bytes by it.
+const INDEX_MAX: u64 = u32::MAX as u64;
 /// Largest manifest that is read, in bytes.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -170,6 +177,9 @@ pub struct Manifest {
     /// BLAKE3 of what follows the row groups, hexadecimal. Formats before 6 have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footer_blake3: Option<String>,
+    /// Where the segment is encrypted: how. What is said above of its bytes is of the encrypted ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// BLAKE3 of the bytes of the manifest before this one; absent in the first.
     pub previous: Option<String>,
     /// Indexes directly below `index` that were begun and never completed: nothing is missing there.
@@ -247,6 +257,7 @@ impl Manifest {
         if manifest.first_seq > manifest.last_seq
             || manifest.epoch == 0
             || manifest.index == 0
+            || manifest.index > INDEX_MAX
             || manifest.records == 0
         {
             return Err(broken(&"its ranges are impossible"));
@@ -270,11 +281,19 @@ impl Manifest {
             volume,
             index,
             checkpoint,
+            encryption,
             ..
         } = self;
-        match checkpoint {
-            None => segment_name(&volume.uuid, *index),
-            Some(_) => checkpoint_name(&volume.uuid, *index),
+        object_name(&volume.uuid, *index, checkpoint.is_some(), encryption.is_some())
+    }
+
+    /// Where the segment stands, as its key is bound to it.
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            volume: &self.volume.uuid,
+            chain: &self.chain,
+            epoch: self.epoch,
+            index: self.index,
         }
     }
 
@@ -318,6 +337,11 @@ impl Manifest {
     /// segment is read, each part as a whole: none is believed that is larger than what may be unpacked.
     fn check_parts(&self) -> std::result::Result<(), &'static str> {
         let has_parts = self.format >= PARTS_SINCE_FORMAT;
+        let tag_bytes = match &self.encryption {
+            Some(_) if self.format < ENCRYPTION_SINCE_FORMAT => return Err("the format has no encryption"),
+            Some(_) => TAG_BYTES,
+            None => 0,
+        };
         if self.footer_blake3.is_some() != has_parts {
             return Err("the footer is not as its format says");
         }
@@ -333,6 +357,9 @@ impl Manifest {
             if group.offset != at || parts.metadata_bytes > group.bytes {
                 return Err("they do not follow each other");
             }
+            if parts.metadata_bytes.min(group.bytes - parts.metadata_bytes) < tag_bytes {
+                return Err("one is shorter than anything encrypted");
+            }
             at += group.bytes;
             rows = rows.saturating_add(group.rows);
         }
@@ -340,6 +367,7 @@ impl Manifest {
             return Ok(());
         }
         match self.bytes.checked_sub(at) {
+            Some(footer) if footer < tag_bytes => Err("what follows them is shorter than anything encrypted"),
             Some(footer) if footer > FOOTER_BYTES_MAX => Err("what follows them is larger than any of ours"),
             Some(_) if rows == self.records => Ok(()),
             _ => Err("they are not the segment's"),
@@ -377,14 +405,16 @@ pub(crate) fn check_format(format: u32, of: &str) -> Result<()> {
     )))
 }
 
-/// Name of the segment's object.
-pub(crate) fn segment_name(uuid: &str, index: u64) -> String {
-    format!("{uuid}/{index:010}.parquet")
+/// Name of a segment's object.
+pub(crate) fn object_name(uuid: &str, index: u64, is_of_checkpoint: bool, is_encrypted: bool) -> String {
+    let of_checkpoint = if is_of_checkpoint { ".checkpoint" } else { "" };
+    let encrypted = if is_encrypted { ENCRYPTED_SUFFIX } else { "" };
+    format!("{uuid}/{index:010}{of_checkpoint}.parquet{encrypted}")
 }
 
-/// Name of the object of a segment that is of a checkpoint.
-pub(crate) fn checkpoint_name(uuid: &str, index: u64) -> String {
-    format!("{uuid}/{index:010}.checkpoint.parquet")
+/// Whether an object of this name is an encrypted segment: without its manifest it says nothing.
+pub(crate) fn is_encrypted_name(name: &str) -> bool {
+    name.ends_with(ENCRYPTED_SUFFIX)
 }
 
 /// Name of the manifest's object.
@@ -413,7 +443,8 @@ pub(crate) fn parse_name(name: &str) -> Option<(&str, u64, bool)> {
         .bytes()
         .all(|byte| byte.is_ascii_digit())
         .then(|| digits.parse().ok())??;
-    match suffix {
+    match suffix.strip_suffix(ENCRYPTED_SUFFIX).unwrap_or(suffix) {
+        ".manifest.json" if is_encrypted_name(suffix) => None,
         ".parquet" | ".checkpoint.parquet" => Some((uuid, index, false)),
         ".manifest.json" => Some((uuid, index, true)),
         _ => None,

@@ -318,7 +318,7 @@ impl Journal {
                 if record.last_seq <= scan.now.seq {
                     continue;
                 }
-                scan.step(&record, row.segment);
+                scan.step(&record, row.segment.into());
                 if let Limit::Seq(seq) = limit
                     && record.last_seq > seq
                 {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use crate::crypt::{Identities, SegmentKey};
 use crate::error::{Error, Result};
 use crate::index::{Carried, Index};
 use crate::label::MediumName;
@@ -12,13 +13,13 @@ use crate::record::Record;
 use crate::segment::{Data, DataReader, Projection, Sealed, SegmentReader};
 use crate::store::{ReadAt, Store};
 
-/// Where a record stands: segment index in the journal, and row in it. Ordered as the journal is.
+/// Where a record stands: segment index in the journal, and row in it. Ordered as the journal is. Small, for a fold keeps one for every run of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowRef {
     /// Index of the segment.
-    pub segment: u64,
+    pub segment: u32,
     /// Row in the segment.
-    pub row: u64,
+    pub row: u32,
 }
 
 /// A segment that a manifest vouches for.
@@ -32,6 +33,8 @@ pub struct Segment {
     lies_on: MediumName,
     /// Where that medium was not given, and another one carries its metadata: there.
     carried: Option<(Arc<Index>, Carried)>,
+    /// Who reads it, where it is encrypted.
+    identities: Identities,
     /// What comparing its bytes with the manifest showed, once that is done: `None` if they are what was sealed.
     verdict: Arc<OnceLock<Option<String>>>,
 }
@@ -42,6 +45,7 @@ impl Segment {
         manifest_hash: String,
         store: Arc<dyn Store>,
         lies_on: MediumName,
+        identities: &Identities,
     ) -> Self {
         Self {
             manifest,
@@ -49,6 +53,7 @@ impl Segment {
             store,
             lies_on,
             carried: None,
+            identities: identities.clone(),
             verdict: Arc::default(),
         }
     }
@@ -57,11 +62,16 @@ impl Segment {
     ///
     /// # Errors
     /// [`Error::Integrity`] where the index has no manifest of ours, [`Error::Io`].
-    pub(crate) fn carried(index: &Arc<Index>, carried: &Carried, store: Arc<dyn Store>) -> Result<Self> {
+    pub(crate) fn carried(
+        index: &Arc<Index>,
+        carried: &Carried,
+        store: Arc<dyn Store>,
+        identities: &Identities,
+    ) -> Result<Self> {
         let (manifest, manifest_hash) = index.manifest(carried)?;
         Ok(Self {
             carried: Some((Arc::clone(index), carried.clone())),
-            ..Self::new(manifest, manifest_hash, store, carried.medium.clone())
+            ..Self::new(manifest, manifest_hash, store, carried.medium.clone(), identities)
         })
     }
 
@@ -108,9 +118,9 @@ impl Segment {
         ))
     }
 
-    /// Hands over its metadata, part by part as [`Manifest::row_groups`] has them, then the footer: as sealed.
+    /// Hands over its metadata, part by part as [`Manifest::row_groups`] has them, then the footer: as sealed, so encrypted where it is.
     pub(crate) fn each_metadata(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let object = self.open_sealed()?;
+        let object = self.open_parts(None)?;
         let mut end = 0;
         let read = |offset: u64, length: u64| {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -216,11 +226,27 @@ impl Segment {
 
     /// The object, of which nothing is given out that is not what was sealed: formats before 6 are compared as a whole for that.
     fn open_sealed(&self) -> Result<Arc<dyn ReadAt>> {
+        let Some(encryption) = &self.manifest.encryption else {
+            return self.open_parts(None);
+        };
+        let found = SegmentKey::find(&self.identities, encryption, &self.manifest.place());
+        let key = found.map_err(|error| match error {
+            Error::KeyNeeded(why) => {
+                let Manifest { index, volume, .. } = &self.manifest;
+                Error::KeyNeeded(format!("segment {index} of volume {}: {why}", volume.uuid))
+            }
+            Error::Integrity(why) => Error::Integrity(self.damaged(why)),
+            other => other,
+        })?;
+        self.open_parts(Some(key))
+    }
+
+    fn open_parts(&self, key: Option<SegmentKey>) -> Result<Arc<dyn ReadAt>> {
         if self.manifest.footer_blake3.is_none() {
             self.check_hash()?;
             return Ok(Arc::from(self.open()?));
         }
-        match Sealed::new(self.open()?, &self.manifest) {
+        match Sealed::new(self.open()?, &self.manifest, key) {
             Some(sealed) => Ok(Arc::new(sealed)),
             None => Err(Error::Integrity(
                 self.damaged("its manifest has no hashes of its parts"),
@@ -228,22 +254,38 @@ impl Segment {
         }
     }
 
+    /// Whether it is encrypted, and none of the identities that were given reads it.
+    pub fn is_locked(&self) -> bool {
+        let locked = |encryption| {
+            let key = SegmentKey::find(&self.identities, encryption, &self.manifest.place());
+            matches!(key, Err(Error::KeyNeeded(_)))
+        };
+        self.manifest.encryption.as_ref().is_some_and(locked)
+    }
+
     /// Reads its records. What is read is compared with what was sealed before anything of it is given out; what the projection leaves out
     /// is not touched.
     ///
     /// # Errors
-    /// [`Error::Integrity`], [`Error::Io`]; the iterator too.
+    /// [`Error::Integrity`], [`Error::Io`], [`Error::KeyNeeded`]; the iterator too.
     pub fn records(&self, projection: Projection) -> Result<impl Iterator<Item = Result<(RowRef, Record)>>> {
         if projection == Projection::All && self.is_carried() {
             return Err(self.needs_medium());
         }
-        let index = self.manifest.index;
+        let segment = self.number()?;
         let reader = SegmentReader::new(self.open_sealed()?, &self.name(), projection)
             .map_err(|error| self.located(error))?;
         Ok(reader.map(move |item| {
-            item.map(|(row, record)| (RowRef { segment: index, row }, record))
+            item.map(|(row, record)| (RowRef { segment, row }, record))
                 .map_err(|error| self.located(error))
         }))
+    }
+
+    /// Its index, as rows are named by it.
+    fn number(&self) -> Result<u32> {
+        // Manifests that say otherwise are refused when they are read.
+        u32::try_from(self.manifest.index)
+            .map_err(|_| Error::Integrity(self.damaged("its index is none of ours")))
     }
 
     /// Reads the data of some rows, whose numbers rise. Only their row groups are touched, and compared with what was sealed.

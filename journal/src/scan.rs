@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::chain::{Journal, Problem};
+use crate::crypt::Identities;
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::label::{LABEL_NAME, Label, MediumName};
-use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, parse_index_name, parse_name, segment_name};
+use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, is_encrypted_name, parse_index_name, parse_name};
 use crate::reader::{Remains, Segment, is_no_object};
 use crate::store::{ObjectInfo, Store};
 
@@ -40,6 +41,8 @@ struct Found {
     notices: Vec<String>,
     /// Indexes that cannot be read: they cost what only they carry.
     index_problems: Vec<String>,
+    /// Who reads what is encrypted.
+    identities: Identities,
 }
 
 impl Reader {
@@ -48,7 +51,18 @@ impl Reader {
     /// # Errors
     /// [`Error::NoJournal`] where nothing is there, [`Error::Integrity`] where nothing sound is.
     pub fn open(stores: Vec<Arc<dyn Store>>) -> Result<Self> {
-        let mut found = Found::default();
+        Self::open_with(stores, &Identities::default())
+    }
+
+    /// As [`Reader::open`], for whoever holds identities that segments may be encrypted to.
+    ///
+    /// # Errors
+    /// As for [`Reader::open`].
+    pub fn open_with(stores: Vec<Arc<dyn Store>>, identities: &Identities) -> Result<Self> {
+        let mut found = Found {
+            identities: identities.clone(),
+            ..Found::default()
+        };
         let (mut media, mut label_problems) = (Vec::new(), Vec::new());
         for store in stores {
             let objects = store
@@ -255,7 +269,11 @@ impl Found {
                     .entry(uuid.to_owned())
                     .or_default()
                     .push((index, why));
-                self.loose(store, &segment_name(uuid, index), (uuid, index));
+                let mut names = objects.iter().map(|object| object.name.as_str());
+                let segment = names.find(|name| parse_name(name) == Some((uuid, index, false)));
+                if let Some(segment) = segment {
+                    self.loose(store, segment, (uuid, index));
+                }
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -265,6 +283,7 @@ impl Found {
             manifest_hash,
             Arc::clone(store),
             named.clone(),
+            &self.identities,
         ));
         Ok(())
     }
@@ -283,7 +302,7 @@ impl Found {
             Err(error) => return Err(error),
         };
         for carried in &index.segments {
-            match Segment::carried(&index, carried, Arc::clone(store)) {
+            match Segment::carried(&index, carried, Arc::clone(store), &self.identities) {
                 Ok(segment) => self.insert(segment),
                 Err(Error::Integrity(why)) => self
                     .index_problems
@@ -340,6 +359,7 @@ impl Found {
             mut loose,
             mut notices,
             index_problems,
+            identities: _,
         } = self;
         let mut journals: Vec<Journal> = journals.into_values().collect();
         for journal in &mut journals {
@@ -400,6 +420,10 @@ impl Found {
 
 /// What is wrong with a segment that no manifest vouches for. A crash leaves one that says the same of itself as its name does.
 fn stray(remains: &Remains, uuid: &str, index: u64) -> Result<Option<String>> {
+    // Its key is in the manifest that it has none of: nothing can be told of it.
+    if is_encrypted_name(&remains.name) {
+        return Ok(None);
+    }
     let on = remains.store.describe();
     let segment = match remains.open() {
         Ok(segment) => segment,

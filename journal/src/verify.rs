@@ -18,6 +18,8 @@ pub struct VerifyReport {
     pub segments: u64,
     /// Segments of which only the metadata was read: their data lies on media that were not given.
     pub carried: u64,
+    /// Segments that were compared with what was sealed, and not decoded: no identity was given that reads them.
+    pub encrypted: u64,
     /// Records decoded.
     pub records: u64,
     /// Bytes of segments hashed.
@@ -56,14 +58,20 @@ impl Journal {
         };
         let mut unreadable = BTreeSet::new();
         for segment in self.all_segments() {
+            let is_locked = segment.is_locked();
+            let decoded = |projection| match is_locked {
+                true => Ok(0),
+                false => records_of(segment, projection),
+            };
             let verified = if segment.is_carried() {
                 report.carried += 1;
-                records_of(segment, Projection::Metadata)
-            } else {
                 segment
-                    .check_hash()
-                    .and_then(|()| records_of(segment, Projection::All))
+                    .each_metadata(|_| Ok(()))
+                    .and_then(|()| decoded(Projection::Metadata))
+            } else {
+                segment.check_hash().and_then(|()| decoded(Projection::All))
             };
+            report.encrypted += u64::from(is_locked);
             match verified {
                 Ok(records) => report.records += records,
                 Err(Error::Integrity(problem)) => {

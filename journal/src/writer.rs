@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use crate::crypt::{Encryption, Place, Recipients, SegmentKey};
 use crate::error::{Error, Result};
 use crate::head::{End, Head};
 use crate::index::newest_carried;
 use crate::label::Label;
 use crate::manifest::{
-    CheckpointOf, FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, checkpoint_name, manifest_name,
-    parse_index_name, parse_name, segment_name,
+    CheckpointOf, FORMAT_VERSION, Manifest, Point, PointKind, VolumeInfo, manifest_name, object_name,
+    parse_index_name, parse_name,
 };
 use crate::record::{Op, Record};
 use crate::scan::read_manifest;
@@ -49,6 +50,7 @@ struct Chain {
 
 struct Pending {
     segment: SegmentWriter,
+    encryption: Option<Encryption>,
     checkpoint: Option<CheckpointOf>,
     first_seq: u64,
     last_seq: u64,
@@ -73,6 +75,8 @@ pub struct Writer {
     sealed_seq: Option<u64>,
     /// Signs manifests.
     signer: Option<Signer>,
+    /// Segments are for them alone.
+    recipients: Option<Recipients>,
     /// The checkpoint that is being written, and its last number that is sealed.
     checkpoint: Option<(CheckpointOf, u64)>,
     /// Something failed since the last seal: the medium may have been away, and need not be the one that comes back.
@@ -109,6 +113,7 @@ impl Writer {
             last_seq: None,
             sealed_seq: None,
             signer: None,
+            recipients: None,
             checkpoint: None,
             has_failed: false,
         })
@@ -135,6 +140,12 @@ impl Writer {
     #[must_use]
     pub fn signed_by(self, signer: Option<Signer>) -> Self {
         Self { signer, ..self }
+    }
+
+    /// Encrypts every segment from the next one on.
+    #[must_use]
+    pub fn encrypted_to(self, recipients: Option<Recipients>) -> Self {
+        Self { recipients, ..self }
     }
 
     /// The end of the chain as it will be once everything up to `last_seq` is sealed.
@@ -258,6 +269,7 @@ impl Writer {
                 &self.volume,
                 self.epoch,
                 &mut self.chain,
+                self.recipients.as_ref(),
                 (record, checkpoint),
             )?),
         };
@@ -351,13 +363,12 @@ impl Writer {
         volume: &VolumeInfo,
         epoch: u64,
         chain: &mut Chain,
+        recipients: Option<&Recipients>,
         (record, checkpoint): (&Record, Option<CheckpointOf>),
     ) -> Result<Pending> {
         let object = loop {
-            let name = match checkpoint {
-                None => segment_name(&volume.uuid, chain.next_index),
-                Some(_) => checkpoint_name(&volume.uuid, chain.next_index),
-            };
+            let is_encrypted = recipients.is_some();
+            let name = object_name(&volume.uuid, chain.next_index, checkpoint.is_some(), is_encrypted);
             match store.create(&name, ObjectKind::Plain) {
                 Ok(object) => break object,
                 // A seal that failed after the object had its name (its directory could not be synced): the index is void.
@@ -383,8 +394,19 @@ impl Writer {
         if let Some(of) = checkpoint {
             keys.push(("checkpoint", of.seq.to_string()));
         }
+        let place = Place {
+            volume: &volume.uuid,
+            chain: &chain.id,
+            epoch,
+            index: chain.next_index,
+        };
+        let (key, encryption) = recipients
+            .map(|recipients| SegmentKey::make(recipients, &place))
+            .transpose()?
+            .unzip();
         Ok(Pending {
-            segment: SegmentWriter::new(object, &keys)?,
+            segment: SegmentWriter::new(object, &keys, key)?,
+            encryption,
             checkpoint,
             first_seq: record.seq,
             last_seq: record.last_seq,
@@ -413,6 +435,7 @@ impl Writer {
     fn try_seal(&mut self, pending: Pending) -> Result<SealedSegment> {
         let Pending {
             segment,
+            encryption,
             checkpoint,
             first_seq,
             last_seq,
@@ -444,6 +467,7 @@ impl Writer {
             blake3: summary.blake3.clone(),
             row_groups: summary.row_groups,
             footer_blake3: Some(summary.footer_blake3),
+            encryption,
             previous: self.chain.previous.clone(),
             void_indexes,
             points,

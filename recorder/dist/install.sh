@@ -6,7 +6,7 @@ set -eu
 
 prefix=$1
 config=/etc/tapeworm.toml
-unit=/etc/systemd/system/tapeworm.service
+units=/etc/systemd/system
 from=$(dirname "$0")
 
 say() { echo "$*" >&2; }
@@ -22,10 +22,12 @@ for program in recorder replayer; do
     say "installed $prefix/bin/$program"
 done
 
-sed "s|@PREFIX@|$prefix|g" "$from/tapeworm.service" > "$unit.new"
-chmod 0644 "$unit.new"
-mv -f "$unit.new" "$unit"
-say "installed $unit"
+for unit in tapeworm.service tapeworm-rehearse@.service tapeworm-rehearse@.timer; do
+    sed "s|@PREFIX@|$prefix|g" "$from/$unit" > "$units/$unit.new"
+    chmod 0644 "$units/$unit.new"
+    mv -f "$units/$unit.new" "$units/$unit"
+    say "installed $units/$unit"
+done
 
 if [ -e "$config" ]; then
     say "kept $config as it is"

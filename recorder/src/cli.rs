@@ -146,6 +146,12 @@ pub(crate) struct AttachArgs {
     /// Make a checkpoint before a restore of the newest moment needs more media than this
     #[arg(long, value_name = "N")]
     pub(crate) media_max: Option<u32>,
+    /// Encrypt the journal to this age recipient (age1..., as age-keygen prints it); given once for each, and this host becomes one, too
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) recipient: Vec<String>,
+    /// Keep nothing on this host that reads what was encrypted: the next recording begins with a whole base, and no checkpoints are made
+    #[arg(long, requires = "recipient")]
+    pub(crate) write_only: bool,
     /// The replayer binary to put on the medium; without it, the one beside this executable
     #[arg(long)]
     pub(crate) replayer: Option<PathBuf>,

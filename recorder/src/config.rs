@@ -47,6 +47,10 @@ pub(crate) struct VolumeConfig {
     pub(crate) on_full: OnFull,
     /// When checkpoints are made.
     pub(crate) checkpoints: Policy,
+    /// Age recipients that the journal is encrypted to; none where it is not.
+    pub(crate) recipients: Vec<String>,
+    /// Whether this host keeps nothing that reads what was encrypted.
+    pub(crate) is_write_only: bool,
     /// Replayer to put on the medium.
     pub(crate) replayer: Option<PathBuf>,
 }
@@ -72,6 +76,10 @@ struct FileVolume {
     checkpoint_gib: Option<u32>,
     checkpoint_hours: Option<u32>,
     media_max: Option<u32>,
+    #[serde(default)]
+    recipients: Vec<String>,
+    #[serde(default)]
+    write_only: bool,
     replayer: Option<PathBuf>,
 }
 
@@ -96,10 +104,13 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
         checkpoint_gib,
         checkpoint_hours,
         media_max,
+        recipient,
+        write_only,
         replayer,
     } = arguments;
-    let checkpoints =
-        policy(*checkpoint_gib, *checkpoint_hours, *media_max).map_err(|why| coded(USAGE, why))?;
+    let checkpoints = policy(*checkpoint_gib, *checkpoint_hours, *media_max)
+        .and_then(|policy| check_encryption(recipient, *write_only, policy).map(|()| policy))
+        .map_err(|why| coded(USAGE, why))?;
     let volumes = paths
         .iter()
         .map(|path| VolumeConfig {
@@ -111,6 +122,8 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
             barrier: Duration::from_secs(u64::from(*barrier_s)),
             on_full: *on_full,
             checkpoints,
+            recipients: recipient.clone(),
+            is_write_only: *write_only,
             replayer: replayer.clone(),
         })
         .collect();
@@ -151,6 +164,8 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  checkpoint_gib,
                  checkpoint_hours,
                  media_max,
+                 recipients,
+                 write_only,
                  replayer,
              }| {
                 let media = match medium {
@@ -176,6 +191,8 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                 if barrier_s == 0 {
                     return Err("barrier_s is 0, at least 1 is needed".to_owned());
                 }
+                let checkpoints = policy(checkpoint_gib, checkpoint_hours, media_max)?;
+                check_encryption(&recipients, write_only, checkpoints)?;
                 Ok(VolumeConfig {
                     path,
                     media,
@@ -184,7 +201,9 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                     spool_bytes_max: u64::from(spool_mib) << 20,
                     barrier: Duration::from_secs(u64::from(barrier_s)),
                     on_full,
-                    checkpoints: policy(checkpoint_gib, checkpoint_hours, media_max)?,
+                    checkpoints,
+                    recipients,
+                    is_write_only: write_only,
                     replayer,
                 })
             },
@@ -208,6 +227,20 @@ fn policy(gib: Option<u32>, hours: Option<u32>, media_max: Option<u32>) -> Resul
         interval: hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
         media_max,
     })
+}
+
+/// Checks what does not go together; recipients themselves are looked at where keys are.
+fn check_encryption(recipients: &[String], is_write_only: bool, checkpoints: Policy) -> Result<(), String> {
+    if is_write_only && recipients.is_empty() {
+        return Err("write_only says nothing without recipients".to_owned());
+    }
+    if is_write_only && checkpoints != Policy::default() {
+        return Err(
+            "checkpoints are made from the journal, and with write_only this host cannot read it: leave one of the two out"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 /// The value of `--ring-mib`.
@@ -282,6 +315,14 @@ mod tests {
             (
                 "[[volume]]\npath = \"/a\"\nmedium = [\"/m\", \"n\"]\n",
                 "absolute",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nwrite_only = true\n",
+                "without recipients",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nrecipients = [\"age1\"]\nwrite_only = true\nmedia_max = 2\n",
+                "cannot read it",
             ),
         ] {
             let error = parse(text).unwrap_err();

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use journal::fold::{Inode, State};
 use journal::record::{Attributes, Continued, InodeKey};
 use journal::store::Store;
-use journal::{Head, Journal, PointKind, Projection, Reader, Span};
+use journal::{Head, Identities, Journal, PointKind, Projection, Reader, Span};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use touched::Touched;
@@ -88,9 +88,14 @@ impl Known {
     ///
     /// # Errors
     /// Why it cannot be gone on with.
-    pub(crate) fn read(store: Arc<dyn Store>, uuid: &str, root: InodeKey, dead: Dead) -> Result<Self> {
+    pub(crate) fn read(
+        (store, identities): (Arc<dyn Store>, &Identities),
+        uuid: &str,
+        root: InodeKey,
+        dead: Dead,
+    ) -> Result<Self> {
         let chain = dead.head.chain.clone();
-        let reader = Reader::open(vec![store]).context("read the journal")?;
+        let reader = Reader::open_with(vec![store], identities).context("read the journal")?;
         let journal = reader
             .volume(Some(uuid))?
             .into_iter()

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use journal::PublicKey;
+use journal::{Identities, PublicKey};
 
 use crate::restore::device::FsType;
 
 /// Longest first line of a file with a key, in bytes.
 const KEY_LINE_BYTES_MAX: u64 = 1024;
+/// Most that is read of a file of identities.
+const IDENTITY_FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Rebuilds a file system from its journal.
 #[derive(Debug, Parser)]
@@ -60,6 +62,16 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Print the rows of the journal.
     Dump(DumpArgs),
+    /// Make an identity for an encrypted journal: the secret goes into a new file, whom to encrypt to is printed.
+    Keygen(KeygenArgs),
+}
+
+/// `replayer keygen`.
+#[derive(Args, Debug)]
+pub(crate) struct KeygenArgs {
+    /// File that is made; whoever has it reads what is encrypted to it.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// Where the journal lies.
@@ -71,6 +83,26 @@ pub(crate) struct MediaArgs {
     /// Public key that everything must be signed with (64 digits, or a file that holds them), from elsewhere than the media: `recorder key` prints it.
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     pub(crate) trust_key: Option<PublicKey>,
+    /// File of the age identities that read an encrypted journal, as age-keygen writes it; given once for each.
+    #[arg(long = "identity", value_name = "FILE", value_parser = parse_identities)]
+    pub(crate) identities: Vec<Identities>,
+}
+
+impl MediaArgs {
+    /// All identities that were given.
+    pub(crate) fn identities(&self) -> Identities {
+        let none = Identities::default();
+        self.identities.iter().fold(none, |all, more| all.and(more))
+    }
+}
+
+/// The identities in a file.
+fn parse_identities(path: &str) -> Result<Identities, String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(IDENTITY_FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|error| error.to_string())?;
+    Identities::parse(&text).map_err(|error| error.to_string())
 }
 
 /// A public key, or a file that begins with one.

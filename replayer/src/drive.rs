@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use journal::store::{DirStore, Store};
-use journal::{Journal, MediumName, Reader, Segment};
+use journal::{Identities, Journal, MediumName, Reader, Segment};
 use tracing::{info, warn};
 
 use crate::exit::{Exit, failure};
@@ -20,10 +20,11 @@ use crate::restore::plan::Plan;
 const TRIES_MAX: u32 = 20;
 
 /// Where a medium is put in that was not given.
-#[derive(Default)]
 pub(crate) struct Drive {
     /// Nobody is asked, whoever sits there.
     pub(crate) is_silent: bool,
+    /// Who reads what is encrypted there.
+    identities: Identities,
     last: Mutex<Option<Reader>>,
 }
 
@@ -44,6 +45,14 @@ fn absent(journal: &Journal, plan: &Plan) -> Result<BTreeMap<MediumName, (u64, u
 }
 
 impl Drive {
+    pub(crate) fn new(identities: Identities) -> Self {
+        Self {
+            is_silent: false,
+            identities,
+            last: Mutex::default(),
+        }
+    }
+
     /// Whether somebody sits there who can be asked.
     fn can_ask(&self) -> bool {
         !self.is_silent && io::stdin().is_terminal() && io::stderr().is_terminal()
@@ -111,7 +120,7 @@ impl Drive {
             let Some(path) = ask(segment.lies_on()).context("ask for a medium")? else {
                 break;
             };
-            match open(Path::new(&path)) {
+            match open(Path::new(&path), &self.identities) {
                 Ok(reader) => match find(&reader, segment) {
                     Some(found) => {
                         *last = Some(reader);
@@ -130,9 +139,9 @@ impl Drive {
     }
 }
 
-fn open(path: &Path) -> Result<Reader> {
+fn open(path: &Path, identities: &Identities) -> Result<Reader> {
     let store: Arc<dyn Store> = Arc::new(DirStore::open(path)?);
-    Ok(Reader::open(vec![store])?)
+    Ok(Reader::open_with(vec![store], identities)?)
 }
 
 /// The very segment, with its data, where a medium has it.

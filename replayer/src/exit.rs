@@ -16,7 +16,7 @@ pub(crate) enum Exit {
     Incomplete,
     /// There is no journal where one was expected.
     NoJournal,
-    /// Signed with another key than the one that is trusted, or not at all.
+    /// Signed with another key than the one that is trusted, or not at all; or encrypted, and no identity was given that reads it.
     WrongKey,
     /// A segment that is needed lies on a medium that is not here.
     MediumNeeded,
@@ -104,6 +104,7 @@ fn of_journal(error: &journal::Error) -> Exit {
     match error {
         journal::Error::NoJournal(_) => Exit::NoJournal,
         journal::Error::Integrity(_) => Exit::Integrity,
+        journal::Error::KeyNeeded(_) => Exit::WrongKey,
         journal::Error::MediumNeeded(_) => Exit::MediumNeeded,
         journal::Error::HoleInRange(_) => Exit::HoleInRange,
         journal::Error::MediumFull(_)

@@ -8,6 +8,7 @@ mod damage;
 mod drive;
 mod dump;
 mod exit;
+mod keygen;
 mod media;
 mod output;
 mod past;
@@ -64,6 +65,7 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::Rehearse(args) => rehearse::run(args, format),
         Command::Mount(args) => past::mount(args, format),
         Command::Dump(args) => dump::run(args, format),
+        Command::Keygen(args) => keygen::run(args, format),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use journal::fold::{Inode, State};
@@ -95,7 +95,9 @@ impl Media {
         let MediaArgs {
             media: paths,
             trust_key,
+            ..
         } = args;
+        let identities = args.identities();
         let mut stores: Vec<Arc<dyn Store>> = Vec::new();
         for path in paths {
             let store = DirStore::open(path).map_err(|error| {
@@ -106,7 +108,7 @@ impl Media {
             })?;
             stores.push(Arc::new(store));
         }
-        let reader = Reader::open(stores)?;
+        let reader = Reader::open_with(stores, &identities)?;
         for notice in reader.notices() {
             warn!("{notice}");
         }
@@ -116,7 +118,7 @@ impl Media {
         check_keys(&reader, *trust_key)?;
         Ok(Self {
             reader,
-            drive: Drive::default(),
+            drive: Drive::new(identities),
         })
     }
 
@@ -283,6 +285,9 @@ impl Point<'_> {
         }
         let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
         let mut noted = Vec::new();
+        // Beside the extents, which go one file after the other, they are most of what a plan takes.
+        let pieces = contents.iter().map(|(_, extents)| extents.len()).sum();
+        plan.pieces.reserve_exact(pieces);
         for (key, extents) in contents {
             let Some(&node) = index.get(&key) else { continue };
             // What is written goes where its name leads: into a device or pipe that the journal also made, it would leave the target.
@@ -296,7 +301,7 @@ impl Point<'_> {
             }
             for extent in extents.iter() {
                 plan.pieces.push(Piece {
-                    row: row_ref(extent.source.row)?,
+                    row: row_ref(extent.source.row),
                     data_offset: extent.source.offset,
                     node,
                     offset: extent.offset,
@@ -427,12 +432,8 @@ pub(crate) fn check_chain(journal: &Journal) -> Result<()> {
     Err(integrity(format!("integrity failure: {}", altered.join("; "))))
 }
 
-fn row_ref(row: journal::RowRef) -> Result<RowRef> {
-    let narrow = |number: u64| u32::try_from(number).context("more segments or rows than can be planned");
-    Ok(RowRef {
-        segment: narrow(row.segment)?,
-        row: narrow(row.row)?,
-    })
+fn row_ref(journal::RowRef { segment, row }: journal::RowRef) -> RowRef {
+    RowRef { segment, row }
 }
 
 fn raw(inode: Inode) -> RawInode {

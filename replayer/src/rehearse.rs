@@ -256,7 +256,7 @@ impl Comparison<'_> {
             self.covered
                 .entry(piece.node)
                 .or_default()
-                .push((piece.offset, piece.length));
+                .push((piece.offset, piece.length.into()));
             let from = usize::try_from(piece.data_offset).unwrap_or(usize::MAX);
             let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
             let wanted = data

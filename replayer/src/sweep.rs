@@ -133,6 +133,7 @@ impl Bench {
         MediaArgs {
             media: vec![self.medium("")],
             trust_key: None,
+            identities: Vec::new(),
         }
     }
 

@@ -76,6 +76,12 @@ fn one(journal: &Journal, text: &mut String) -> Result<(bool, Value)> {
         "volume {uuid} on {}: {verdict}: {segments} segments, {records} records, {bytes}",
         media.join(", ")
     ));
+    if report.encrypted > 0 {
+        line(format!(
+            "  {} of them are encrypted: compared with what was sealed, and not decoded (--identity FILE)",
+            report.encrypted
+        ));
+    }
     if let Some(end) = report.epochs.last() {
         // What is missing at the end nothing here can show.
         line(format!(

@@ -109,13 +109,13 @@ moment() {
     digest /a /run/live-$1
 }
 
-# from NAME AT MEDIUM...: what these media give at that moment is what was there.
+# from NAME AT MEDIUM...: what these media give at that moment, with $identity if that says one, is what was there.
 from() {
     local name=$1 at=$2 medium media=()
     shift 2
     for medium in "$@"; do media+=(--medium $medium); done
     rm -rf /work/restored
-    patience=300 expect 0 "" replayer restore "${media[@]}" --to /work/restored --at mark:$at
+    patience=300 expect 0 "" replayer restore "${media[@]}" ${identity:-} --to /work/restored --at mark:$at
     oracle digest /work/restored --out /run/restored --exclude spool --exclude lost+found > "$out" 2>&1
     oracle compare /run/live-$at /run/restored >> "$out" 2>&1 && same=$((same + 1)) && ok || bad "$name: $at is not the same"
     echo "$name $at: $(grep -E "SAME|DIFFERENT" "$out" | head -n 1)"

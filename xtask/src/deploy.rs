@@ -18,11 +18,19 @@ use crate::{Outcome, deploy_trial};
 /// The programs that a host gets.
 const PROGRAMS: [&str; 2] = ["recorder", "replayer"];
 /// Everything else: name in the package, content.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 5] = [
     ("install.sh", include_str!("../../recorder/dist/install.sh")),
     (
         "tapeworm.service",
         include_str!("../../recorder/dist/tapeworm.service"),
+    ),
+    (
+        "tapeworm-rehearse@.service",
+        include_str!("../../recorder/dist/tapeworm-rehearse@.service"),
+    ),
+    (
+        "tapeworm-rehearse@.timer",
+        include_str!("../../recorder/dist/tapeworm-rehearse@.timer"),
     ),
     ("tapeworm.toml", include_str!("../../recorder/dist/tapeworm.toml")),
 ];

@@ -87,4 +87,16 @@ replayer restore --medium /media/tape0 --to /var/tmp/restored >&2 || fail "repla
 "$trial/bin/oracle" digest /srv --out /tmp/live >&2 || fail "oracle ended with $?"
 "$trial/bin/oracle" digest /var/tmp/restored --out /tmp/restored >&2 || fail "oracle ended with $?"
 "$trial/bin/oracle" compare /tmp/live /tmp/restored >&2 || fail "the restored tree differs"
+step "a restore is rehearsed, by the timer that deploy has installed"
+rm -r /var/tmp/restored
+name=$(systemd-escape --path /media/tape0)
+systemctl enable --quiet --now tapeworm-rehearse@$name.timer || fail "the timer does not start"
+systemctl list-timers --all | grep -q "tapeworm-rehearse@" || fail "nobody knows of the timer"
+systemctl start tapeworm-rehearse@$name.service || fail "the rehearsal failed"
+journalctl --no-pager -o cat --unit tapeworm-rehearse@$name.service >&2
+[ -z "$(ls -d /var/tmp/tapeworm-rehearsal-* 2> /dev/null)" ] || fail "the rehearsal left something"
+systemctl start tapeworm.service || fail "the service does not start again"
+for i in $(seq 1 60); do recorder status > /tmp/status 2>&1 && grep -q ': the same, ' /tmp/status && break; sleep 1; done
+grep -q ': the same, ' /tmp/status || { cat /tmp/status >&2; fail "recorder status does not tell of the rehearsal"; }
+
 step "all held"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::convert::OFFSET_MAX;
+use crate::convert::{OFFSET_MAX, WRITE_BYTES_MAX};
 use crate::reader::RowRef;
 
 /// Where bytes are to be found: a record, and an offset in its data.
@@ -11,7 +11,23 @@ pub struct Source {
     /// The record.
     pub row: RowRef,
     /// Offset in bytes in the record's data.
-    pub offset: u64,
+    pub offset: u32,
+}
+
+impl Source {
+    /// So many bytes later in the same record.
+    fn after(self, bytes: u32) -> Self {
+        Self {
+            offset: self.offset.saturating_add(bytes),
+            ..self
+        }
+    }
+}
+
+/// A length within the data of one record.
+fn narrow(length: u64) -> u32 {
+    debug_assert!(length <= WRITE_BYTES_MAX, "{length} bytes from one record");
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// A run of bytes of a file from one record.
@@ -20,16 +36,17 @@ pub struct Extent {
     /// Byte offset in the file.
     pub offset: u64,
     /// Bytes; never 0.
-    pub length: u64,
+    pub length: u32,
     /// Whence.
     pub source: Source,
 }
 
-/// The extents of one file: sorted, disjoint.
+/// The extents of one file: sorted, disjoint. Each takes 24 bytes, in nodes that are half full where a file was written front to back. No
+/// record has more than [`WRITE_BYTES_MAX`](crate::WRITE_BYTES_MAX) bytes of data, so that lengths and offsets within one are small.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extents {
     /// By offset in the file: length and source.
-    map: BTreeMap<u64, (u64, Source)>,
+    map: BTreeMap<u64, (u32, Source)>,
 }
 
 impl Extents {
@@ -57,18 +74,19 @@ impl Extents {
         if length == 0 {
             return;
         }
-        let new = (length, Source { row, offset: 0 });
+        // Longer ones were refused when they were read.
+        let new = (narrow(length), Source { row, offset: 0 });
         // Most writes go to the end, or over what one write before them wrote: neither needs a look at the neighbours.
         let end = self
             .map
             .last_key_value()
-            .map_or(0, |(start, (length, _))| start + length);
+            .map_or(0, |(start, (length, _))| start + u64::from(*length));
         if end <= offset {
             self.map.insert(offset, new);
             return;
         }
         if let Some(old) = self.map.get_mut(&offset)
-            && old.0 == length
+            && old.0 == new.0
         {
             *old = new;
             return;
@@ -99,14 +117,11 @@ impl Extents {
         self.map
             .range(first..end)
             .filter_map(|(&start, &(length, source))| {
-                let (from, to) = (start.max(offset), (start + length).min(end));
+                let (from, to) = (start.max(offset), (start + u64::from(length)).min(end));
                 (from < to).then(|| Extent {
                     offset: from - offset,
-                    length: to - from,
-                    source: Source {
-                        row: source.row,
-                        offset: source.offset + (from - start),
-                    },
+                    length: narrow(to - from),
+                    source: source.after(narrow(from - start)),
                 })
             })
             .collect()
@@ -137,7 +152,7 @@ impl Extents {
         self.map
             .extend(tail.into_iter().filter_map(|(start, (bytes, source))| {
                 let moved = start.checked_add(length)?;
-                (moved.checked_add(bytes)? <= OFFSET_MAX).then_some((moved, (bytes, source)))
+                (moved.checked_add(bytes.into())? <= OFFSET_MAX).then_some((moved, (bytes, source)))
             }));
     }
 
@@ -146,19 +161,10 @@ impl Extents {
         let Some((&start, &(length, source))) = self.map.range(..at).next_back() else {
             return;
         };
-        if start + length > at {
-            let head = at - start;
+        if start + u64::from(length) > at {
+            let head = narrow(at - start);
             self.map.insert(start, (head, source));
-            self.map.insert(
-                at,
-                (
-                    length - head,
-                    Source {
-                        row: source.row,
-                        offset: source.offset + head,
-                    },
-                ),
-            );
+            self.map.insert(at, (length - head, source.after(head)));
         }
     }
 

@@ -37,7 +37,10 @@ fn record(seq: u64, ino: u64, op: Op) -> Record {
 }
 
 fn row(seq: u64) -> RowRef {
-    RowRef { segment: 1, row: seq }
+    RowRef {
+        segment: 1,
+        row: u32::try_from(seq).unwrap(),
+    }
 }
 
 /// The byte that record `seq` has at `offset` of its data.
@@ -51,9 +54,9 @@ fn read(state: &State, ino: u64) -> Vec<u8> {
     };
     let mut content = vec![0; usize::try_from(inode.size).unwrap()];
     for extent in inode.extents.iter() {
-        for i in 0..extent.length {
+        for i in 0..u64::from(extent.length) {
             content[usize::try_from(extent.offset + i).unwrap()] =
-                byte(extent.source.row.row, extent.source.offset + i);
+                byte(extent.source.row.row.into(), u64::from(extent.source.offset) + i);
         }
     }
     content
@@ -246,12 +249,12 @@ proptest! {
             let Some(inode) = with.inode(key(ino)) else { continue };
             let mut content = vec![0; usize::try_from(inode.size).unwrap()];
             for extent in inode.extents.iter() {
-                for i in 0..extent.length {
-                    let at = usize::try_from(extent.source.offset + i).unwrap();
+                for i in 0..u64::from(extent.length) {
+                    let at = usize::try_from(u64::from(extent.source.offset) + i).unwrap();
                     content[usize::try_from(extent.offset + i).unwrap()] = if extent.source.row.row >= 1_000_000 {
                         seen[usize::try_from(ino).unwrap()][at]
                     } else {
-                        byte(extent.source.row.row, extent.source.offset + i)
+                        byte(extent.source.row.row.into(), u64::from(extent.source.offset) + i)
                     };
                 }
             }

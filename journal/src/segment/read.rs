@@ -211,7 +211,7 @@ pub(crate) struct SegmentReader {
     projection: Projection,
     columns: Option<Columns>,
     next: usize,
-    row: u64,
+    row: u32,
     last_seq: Option<u64>,
 }
 
@@ -279,7 +279,7 @@ impl SegmentReader {
         Ok(None)
     }
 
-    fn step(&mut self) -> Result<Option<(u64, Record)>> {
+    fn step(&mut self) -> Result<Option<(u32, Record)>> {
         let columns = loop {
             match &self.columns {
                 Some(columns) if self.next < columns.rows() => break columns,
@@ -303,7 +303,9 @@ impl SegmentReader {
         self.last_seq = Some(record.last_seq);
         let row = self.row;
         self.next += 1;
-        self.row += 1;
+        self.row = row
+            .checked_add(1)
+            .ok_or_else(|| self.broken("more rows than any segment of ours has"))?;
         Ok(Some((row, record)))
     }
 }
@@ -364,7 +366,7 @@ pub(super) fn guarded<T>(name: &str, read: impl FnOnce() -> T) -> Result<T> {
 
 impl Iterator for SegmentReader {
     /// Row number in the segment, and the record.
-    type Item = Result<(u64, Record)>;
+    type Item = Result<(u32, Record)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()

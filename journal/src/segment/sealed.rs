@@ -1,11 +1,13 @@
 //! A segment's object that gives out nothing that is not what was sealed: each part of it (footer, a row group's metadata, its data) is read
-//! as a whole and compared with its hash the first time any of it is wanted. So a plan is made without touching the data.
+//! as a whole and compared with its hash the first time any of it is wanted. So a plan is made without touching the data. What is encrypted is
+//! decrypted then: whoever reads here sees plain Parquet.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::crypt::{SegmentKey, TAG_BYTES};
 use crate::manifest::Manifest;
 use crate::store::ReadAt;
 
@@ -20,15 +22,20 @@ enum Kind {
 /// A run of bytes with a hash of its own.
 struct Part {
     kind: Kind,
+    /// Where it is found by whoever reads.
     start: u64,
     end: u64,
+    /// First byte in the object; as long as it is there, it is longer than here if it is encrypted.
+    stored_at: u64,
     blake3: String,
 }
 
 /// An object whose parts are compared as they are read.
 pub(crate) struct Sealed {
     object: Box<dyn ReadAt>,
-    bytes: u64,
+    /// Of the object, as sealed.
+    bytes_stored: u64,
+    key: Option<SegmentKey>,
     /// In order, without gaps.
     parts: Vec<Part>,
     /// Parts that were read and are sound: by kind, the index and the bytes.
@@ -36,37 +43,36 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    /// The parts that a manifest tells of; `None` where its format has none.
-    pub(crate) fn new(object: Box<dyn ReadAt>, manifest: &Manifest) -> Option<Self> {
-        let footer = manifest.footer_blake3.clone()?;
-        let mut parts = Vec::with_capacity(manifest.row_groups.len() * 2 + 1);
+    /// The parts that a manifest tells of, decrypted where there is a key; `None` where its format has none.
+    pub(crate) fn new(object: Box<dyn ReadAt>, manifest: &Manifest, key: Option<SegmentKey>) -> Option<Self> {
+        let footer = manifest.footer_blake3.as_ref()?;
+        let tag_bytes = key.as_ref().map_or(0, |_| TAG_BYTES);
+        let mut parts: Vec<Part> = Vec::with_capacity(manifest.row_groups.len() * 2 + 1);
+        let mut push = |kind, stored_at: u64, stored_end: u64, blake3: &String| {
+            let start = parts.last().map_or(0, |part| part.end);
+            let end = start + stored_end.checked_sub(stored_at)?.checked_sub(tag_bytes)?;
+            parts.push(Part {
+                kind,
+                start,
+                end,
+                stored_at,
+                blake3: blake3.clone(),
+            });
+            Some(())
+        };
         let mut at = 0;
         for group in &manifest.row_groups {
             let hashes = group.parts.as_ref()?;
             let (data, end) = (group.offset + hashes.metadata_bytes, group.offset + group.bytes);
-            parts.push(Part {
-                kind: Kind::Metadata,
-                start: group.offset,
-                end: data,
-                blake3: hashes.metadata_blake3.clone(),
-            });
-            parts.push(Part {
-                kind: Kind::Data,
-                start: data,
-                end,
-                blake3: hashes.data_blake3.clone(),
-            });
+            push(Kind::Metadata, group.offset, data, &hashes.metadata_blake3)?;
+            push(Kind::Data, data, end, &hashes.data_blake3)?;
             at = end;
         }
-        parts.push(Part {
-            kind: Kind::Footer,
-            start: at,
-            end: manifest.bytes,
-            blake3: footer,
-        });
+        push(Kind::Footer, at, manifest.bytes, footer)?;
         Some(Self {
             object,
-            bytes: manifest.bytes,
+            bytes_stored: manifest.bytes,
+            key,
             parts,
             kept: Mutex::default(),
         })
@@ -78,24 +84,38 @@ impl Sealed {
         self.parts.get(index).map(|part| (index, part))
     }
 
-    fn load(&self, part: &Part) -> io::Result<Bytes> {
+    fn load(&self, index: usize, part: &Part) -> io::Result<Bytes> {
         let found = self.object.bytes();
-        if found != self.bytes {
+        if found != self.bytes_stored {
             return Err(altered(format!(
                 "the file has {found} bytes, {} were sealed",
-                self.bytes
+                self.bytes_stored
             )));
         }
-        let length = usize::try_from(part.end - part.start)
-            .map_err(|_| altered("it is larger than memory".to_owned()))?;
-        let mut bytes = vec![0; length];
-        self.object.read_exact_at(&mut bytes, part.start)?;
-        if *blake3::hash(&bytes).to_hex() != *part.blake3 {
-            let Part { kind, start, end, .. } = part;
-            return Err(altered(format!(
-                "bytes {start} to {end} are not what was sealed (BLAKE3 of the {} differs)",
+        let Part {
+            kind,
+            start,
+            end,
+            stored_at,
+            blake3,
+        } = part;
+        let length = end - start + self.key.as_ref().map_or(0, |_| TAG_BYTES);
+        let mut bytes =
+            vec![0; usize::try_from(length).map_err(|_| altered("it is larger than memory".to_owned()))?];
+        self.object.read_exact_at(&mut bytes, *stored_at)?;
+        let differs = |how: &str| {
+            altered(format!(
+                "bytes {stored_at} to {} are not what was sealed ({how} of the {} differs)",
+                stored_at + length,
                 kind.name()
-            )));
+            ))
+        };
+        if *blake3::hash(&bytes).to_hex() != **blake3 {
+            return Err(differs("BLAKE3"));
+        }
+        if let Some(key) = &self.key {
+            key.decrypt(index, &mut bytes)
+                .ok_or_else(|| differs("authentication"))?;
         }
         Ok(bytes.into())
     }
@@ -117,7 +137,7 @@ impl Kind {
 
 impl ReadAt for Sealed {
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.parts.last().map_or(0, |part| part.end)
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -146,7 +166,7 @@ impl ReadAt for Sealed {
             _ => {
                 // What was kept goes before its successor comes.
                 *kept = None;
-                &mut kept.insert((index, self.load(part)?)).1
+                &mut kept.insert((index, self.load(index, part)?)).1
             }
         };
         // Within the part, so within memory.

@@ -9,6 +9,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::convert::to_row;
+use crate::crypt::SegmentKey;
 use crate::error::{Error, Result};
 use crate::manifest::{Parts, RowGroup};
 use crate::record::{Op, Record};
@@ -38,7 +39,10 @@ pub(crate) struct SegmentWriter {
     writer: ArrowWriter<Vec<u8>>,
     object: Box<dyn Append>,
     whole: blake3::Hasher,
+    /// What was handed over, and how much of it is for being encrypted only.
     bytes: u64,
+    tag_bytes: u64,
+    key: Option<SegmentKey>,
     row_groups: Vec<RowGroup>,
     builders: Builders,
     rows: usize,
@@ -47,8 +51,12 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a segment; `keys` become key-value metadata of the file.
-    pub(crate) fn new(object: Box<dyn Append>, keys: &[(&str, String)]) -> Result<Self> {
+    /// Begins a segment; `keys` become key-value metadata of the file. With a key it is encrypted.
+    pub(crate) fn new(
+        object: Box<dyn Append>,
+        keys: &[(&str, String)],
+        key: Option<SegmentKey>,
+    ) -> Result<Self> {
         let data = ColumnPath::from(schema::DATA);
         let value = ColumnPath::from("xattr_value");
         let level = ZstdLevel::try_new(1)
@@ -73,6 +81,8 @@ impl SegmentWriter {
             object,
             whole: blake3::Hasher::new(),
             bytes: 0,
+            tag_bytes: 0,
+            key,
             row_groups: Vec::new(),
             builders: Builders::default(),
             rows: 0,
@@ -117,35 +127,62 @@ impl SegmentWriter {
             .last()
             .and_then(|group| group.columns().last())
             .map(|data| data.byte_range().0);
-        let encoded = self.writer.inner_mut();
+        let mut encoded = std::mem::take(self.writer.inner_mut());
         let metadata_bytes = data_start
-            .and_then(|start| start.checked_sub(self.bytes))
+            .and_then(|start| start.checked_sub(self.bytes - self.tag_bytes))
             .and_then(|bytes| usize::try_from(bytes).ok());
         let (metadata, data) = metadata_bytes
-            .and_then(|bytes| encoded.split_at_checked(bytes))
+            .and_then(|bytes| encoded.split_at_mut_checked(bytes))
             .ok_or_else(|| Error::Integrity("a row group was encoded without its data".to_owned()))?;
+        let offset = self.bytes;
+        let first_part = self.row_groups.len() * 2;
+        let (metadata_bytes, metadata_blake3) = self.append(first_part, metadata)?;
+        let (data_bytes, data_blake3) = self.append(first_part + 1, data)?;
         self.row_groups.push(RowGroup {
-            offset: self.bytes,
-            bytes: encoded.len() as u64,
+            offset,
+            bytes: metadata_bytes + data_bytes,
             rows: self.rows as u64,
             blake3: String::new(),
             parts: Some(Parts {
-                metadata_bytes: metadata.len() as u64,
-                metadata_blake3: blake3::hash(metadata).to_hex().to_string(),
-                data_blake3: blake3::hash(data).to_hex().to_string(),
+                metadata_bytes,
+                metadata_blake3,
+                data_blake3,
             }),
         });
-        append(&mut *self.object, &mut self.whole, &mut self.bytes, encoded)?;
         encoded.clear();
+        *self.writer.inner_mut() = encoded;
         (self.rows, self.pending_bytes) = (0, 0);
         Ok(())
+    }
+
+    /// Hands a part to the medium, encrypted if it is to be, and counts it among the segment's bytes. Returns how long it is there, and its hash.
+    fn append(&mut self, part: usize, bytes: &mut [u8]) -> Result<(u64, String)> {
+        let tag = match &self.key {
+            Some(key) => Some(key.encrypt(part, bytes)?),
+            None => None,
+        };
+        let tag = tag.as_ref().map_or(&[][..], |tag| &tag[..]);
+        let (mut hasher, mut length) = (blake3::Hasher::new(), 0);
+        for bytes in [&*bytes, tag] {
+            self.object
+                .write_all(bytes)
+                .map_err(|error| Error::io("write segment", error))?;
+            self.whole.update(bytes);
+            hasher.update(bytes);
+            length += bytes.len() as u64;
+        }
+        self.bytes += length;
+        self.tag_bytes += tag.len() as u64;
+        Ok((length, hasher.finalize().to_hex().to_string()))
     }
 
     /// Ends and seals the segment.
     pub(crate) fn seal(mut self) -> Result<Summary> {
         self.end_row_group()?;
-        let footer = self.writer.into_inner().map_err(encode)?;
-        append(&mut *self.object, &mut self.whole, &mut self.bytes, &footer)?;
+        // What is written is on the medium: the last of it is taken out of the writer, which ends with it.
+        self.writer.finish().map_err(encode)?;
+        let mut footer = std::mem::take(self.writer.inner_mut());
+        let (_, footer_blake3) = self.append(self.row_groups.len() * 2, &mut footer)?;
         self.object
             .seal()
             .map_err(|error| Error::io("seal segment", error))?;
@@ -153,20 +190,10 @@ impl SegmentWriter {
             bytes: self.bytes,
             blake3: self.whole.finalize().to_hex().to_string(),
             row_groups: self.row_groups,
-            footer_blake3: blake3::hash(&footer).to_hex().to_string(),
+            footer_blake3,
             records: self.records,
         })
     }
-}
-
-/// Hands bytes to the medium, and counts them among the segment's.
-fn append(object: &mut dyn Append, whole: &mut blake3::Hasher, total: &mut u64, bytes: &[u8]) -> Result<()> {
-    object
-        .write_all(bytes)
-        .map_err(|error| Error::io("write segment", error))?;
-    whole.update(bytes);
-    *total += bytes.len() as u64;
-    Ok(())
 }
 
 /// Parquet's own failure: it writes to memory only.

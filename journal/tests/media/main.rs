@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
 
+mod encrypted;
 mod several;
 mod spans;
 
@@ -245,7 +246,7 @@ fn no_label_no_journal_and_a_later_format_is_refused() {
 #[test]
 fn an_index_far_away_costs_nothing() {
     let store = medium();
-    let far = 9_999_999_999;
+    let far = u64::from(u32::MAX);
     store.tamper(&name(far, "parquet"), store.get(&name(3, "parquet")));
     let refused = Writer::open(Arc::new(store.clone()), volume()).err().unwrap();
     assert_eq!(refused.exit_code(), 30, "{refused}");
@@ -253,11 +254,14 @@ fn an_index_far_away_costs_nothing() {
     let forged = manifest.replace("\"index\": 3", &format!("\"index\": {far}"));
     store.tamper(&name(far, "manifest.json"), Some(reseal(&forged)));
     let problems = problems(&store).join("; ");
-    assert!(problems.contains("segment 4 to 9999999998 missing"), "{problems}");
+    assert!(problems.contains("segment 4 to 4294967294 missing"), "{problems}");
     let reader = open(&store).unwrap();
     let journal = reader.journal(None).unwrap();
     let needed = journal.segments_between(1, far).err().unwrap();
     assert_eq!(needed.exit_code(), 20);
+    let beyond = manifest.replace("\"index\": 3", "\"index\": 9999999999");
+    let refused = journal::Manifest::from_bytes(&reseal(&beyond), &name(9_999_999_999, "manifest.json"));
+    assert!(matches!(refused, Err(Error::Integrity(_))), "{refused:?}");
 }
 
 /// The power goes, or the medium is full, after every possible number of operations: what was reported sealed is there,

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use journal::Signer;
 use rustix::fs::{FlockOperation, flock};
 
 use super::places;
@@ -17,7 +16,7 @@ use crate::capture::Volume;
 use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
 use crate::config::VolumeConfig;
 use crate::control::RUN_DIR;
-use crate::key;
+use crate::key::Keys;
 use crate::pipeline::OnFull;
 
 /// A volume that can be attached, with everything that this needs.
@@ -25,8 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
     pub(super) shelf: Arc<Shelf>,
-    /// Signs what is written.
-    pub(super) signer: Signer,
+    /// What media are written and read with.
+    pub(super) keys: Keys,
     pub(crate) spool_dir: PathBuf,
     /// Directories of spools, its own or another volume's, that lie on this volume.
     pub(crate) spool_inos: Vec<u64>,
@@ -80,14 +79,14 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
-    let signer = key::own()?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
-        let shelf = places::shelf(&config, &volume.uuid, &devices, &signer, || {
+        let keys = Keys::of_volume(&config.recipients, config.is_write_only)?;
+        let shelf = places::shelf(&config, &volume.uuid, &devices, &keys.signer, || {
             replayer(config.replayer.as_deref())
         })?;
         let lock = lock(&volume.uuid, &volume.mount_point)?;
-        ready.push((config, volume, shelf, lock));
+        ready.push((config, volume, (shelf, keys), lock));
     }
     // A spool may lie on any of the volumes: none of them records any spool, or two would feed each other for ever.
     let spools = ready
@@ -98,7 +97,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .into_iter()
         .zip(devices)
         .enumerate()
-        .map(|(index, ((config, volume, shelf, lock), (device, _)))| {
+        .map(|(index, ((config, volume, (shelf, keys), lock), (device, _)))| {
             let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
             if config.on_full == OnFull::Throttle && !here.is_empty() {
                 let path = volume.mount_point.display();
@@ -111,7 +110,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                 config,
                 volume,
                 shelf,
-                signer: signer.clone(),
+                keys,
                 spool_dir: spools[index].directory.clone(),
                 spool_inos: here.iter().map(|spool| spool.ino).collect(),
                 excluded_inodes: here

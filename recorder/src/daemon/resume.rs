@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use abi::ABI_VERSION;
 use anyhow::{Context as _, Result, ensure};
-use journal::Signer;
 use journal::store::disk::Disk;
 use serde_json::{Value, json};
 
@@ -15,6 +14,7 @@ use super::shelf::Shelf;
 use super::{checks, mounted};
 use crate::capture::{self, Capture, Volume};
 use crate::control;
+use crate::key::Keys;
 use crate::pipeline::{Identity, Left, Limits, OnFull};
 use crate::snapshot::handle::Root;
 
@@ -28,7 +28,7 @@ pub(super) struct Place {
     pub(super) spool_inos: Vec<u64>,
     pub(super) numbers_file: PathBuf,
     pub(super) shelf: Arc<Shelf>,
-    pub(super) signer: Signer,
+    pub(super) keys: Keys,
 }
 
 /// The programs that an earlier recorder left on the volume, and the rest of what it left, where both can be gone on with. Where they
@@ -105,7 +105,7 @@ fn left(volume: &Volume, place: &Place, root: &Root) -> Result<(Capture, Left)> 
         spool_inos: _,
         numbers_file,
         shelf,
-        signer: _,
+        keys: _,
     } = place;
     let left = Left::find(
         &**shelf,

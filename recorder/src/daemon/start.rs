@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use journal::Identities;
 use journal::record::Continued;
 use journal::store::Store;
 use serde::{Deserialize, Serialize};
@@ -66,14 +67,14 @@ impl Start {
 /// Reads the journal that a base can go on from, or says why it starts from nothing.
 pub(super) fn known(
     dead: Result<Option<Dead>>,
-    store: Arc<dyn Store>,
+    from: (Arc<dyn Store>, &Identities),
     volume: &Volume,
     root: &Root,
 ) -> (Option<Known>, Base) {
     let named = volume.mount_point.display();
     let known = dead.and_then(|dead| {
         let root = root.top().key().unwrap_or_default();
-        dead.map(|dead| Known::read(store, &volume.uuid, root, dead))
+        dead.map(|dead| Known::read(from, &volume.uuid, root, dead))
             .transpose()
     });
     match known {

@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use journal::VolumeInfo;
 use journal::store::Store;
 use journal::store::disk::SystemDisk;
+use journal::{Identities, VolumeInfo};
 use tokio::sync::mpsc;
 
 use super::checkpoints::Policy;
@@ -48,6 +48,8 @@ pub(crate) struct Session {
     pub(super) shelf: Arc<Shelf>,
     pub(super) spool_dir: PathBuf,
     pub(super) volume: Volume,
+    /// Reads what was encrypted.
+    pub(super) identities: Identities,
     pub(super) root: Arc<Root>,
     pub(super) sink: PipelineSink,
     pub(super) state: AtomicU8,
@@ -85,7 +87,7 @@ impl Session {
             config,
             volume,
             shelf,
-            signer,
+            keys,
             spool_dir,
             spool_inos,
             excluded_inodes,
@@ -100,7 +102,7 @@ impl Session {
             spool_dir: spool_dir.clone(),
             spool_inos,
             shelf: Arc::clone(&shelf),
-            signer,
+            keys: keys.clone(),
         };
         let (mut capture, left, start) = match resume::find(&volume, &place, &root)? {
             Some((capture, left)) => {
@@ -124,6 +126,7 @@ impl Session {
                     shelf,
                     spool_dir,
                     volume,
+                    identities: keys.identities,
                     root,
                     sink,
                     state: AtomicU8::new(STATE_BASE),
@@ -184,7 +187,7 @@ impl Session {
             spool_inos: _,
             numbers_file,
             shelf,
-            signer,
+            keys,
         } = place;
         let brake = capture.take_throttle()?;
         let throttle = (on_full == OnFull::Throttle)
@@ -200,7 +203,8 @@ impl Session {
             from,
             store: shelf.clone(),
             changer: Some(shelf),
-            signer: Some(signer),
+            signer: Some(keys.signer),
+            recipients: keys.recipients,
             events: ring,
             numbers: Arc::new(SharedArrays {
                 sequence: capture.sequence(),
@@ -304,7 +308,7 @@ impl Session {
         let seq = match start {
             Start::Resumed(seq) => seq,
             Start::Anew(dead) => {
-                let (known, base) = start::known(dead, store, &self.volume, &self.root);
+                let (known, base) = start::known(dead, (store, &self.identities), &self.volume, &self.root);
                 *self.base_taken() = base;
                 self.base(&mut requests, &counts, known)?
             }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow};
 use journal::store::Store;
 use journal::store::disk::Disk;
-use journal::{Signer, VolumeInfo};
+use journal::{Recipients, Signer, VolumeInfo};
 
 use crate::cli::exit::{MEDIUM_NEEDED, coded};
 pub(crate) use crate::doubt::Request;
@@ -79,6 +79,8 @@ pub(crate) struct PipelineOptions<'a, E: Events> {
     pub(crate) changer: Option<Arc<dyn Changer>>,
     /// Signs what is written there.
     pub(crate) signer: Option<Signer>,
+    /// Whom it is encrypted to; without them it is not.
+    pub(crate) recipients: Option<Recipients>,
     /// Where events come from.
     pub(crate) events: E,
     /// The numbers.
@@ -116,6 +118,7 @@ impl Pipeline {
             store,
             changer,
             signer,
+            recipients,
             events,
             numbers,
             throttle,
@@ -170,7 +173,7 @@ impl Pipeline {
         let cold = cold::Cold::new(
             &handle,
             (&disk, &spool_dir),
-            (writer.signed_by(signer), changer),
+            (writer.signed_by(signer).encrypted_to(recipients), changer),
             Requests::new(sender),
             known,
             Keeper { ledgers, identity },

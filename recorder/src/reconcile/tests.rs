@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use journal::record::{Attributes, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time};
 use journal::store::memory::MemoryStore;
-use journal::{Head, Label, VolumeInfo, Writer};
+use journal::{Head, Identities, Label, VolumeInfo, Writer};
 use proptest::prelude::*;
 
 use super::{Dead, Known, Live, Touched};
@@ -144,7 +144,7 @@ fn known_of(epochs: &[Vec<Record>]) -> anyhow::Result<Known> {
         touched: Touched::default(),
         before: None,
     };
-    Known::read(Arc::new(store), UUID, key(ROOT), dead)
+    Known::read((Arc::new(store), &Identities::default()), UUID, key(ROOT), dead)
 }
 
 fn with(mut records: Vec<Record>, more: impl IntoIterator<Item = Record>) -> Vec<Record> {
@@ -348,7 +348,7 @@ fn a_state_goes_on_over_several_epochs() {
             before: None,
         })),
     };
-    let mut known = Known::read(Arc::new(store), UUID, key(ROOT), dead).unwrap();
+    let mut known = Known::read((Arc::new(store), &Identities::default()), UUID, key(ROOT), dead).unwrap();
     assert_eq!((known.continued().epoch, known.continued().seq), (1, 50));
     for (ino, in_doubt) in [(ROOT, false), (3, true), (4, true), (5, true), (6, true)] {
         let met = known.meet(key(ino), || Ok(live(ino)));
@@ -389,7 +389,9 @@ fn what_cannot_be_gone_on_with_says_why() {
         touched: Touched::default(),
         before: None,
     };
-    let why = Known::read(Arc::new(store), UUID, key(ROOT), dead).err().unwrap();
+    let why = Known::read((Arc::new(store), &Identities::default()), UUID, key(ROOT), dead)
+        .err()
+        .unwrap();
     assert!(format!("{why:#}").contains("not whole"), "{why:#}");
 }
 

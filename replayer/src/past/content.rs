@@ -40,9 +40,7 @@ impl<'a> Content<'a> {
     /// The pieces that have something of a run of the file, in the order of the journal. What no piece covers reads as zeros.
     pub(super) fn pieces_of(&self, offset: u64, length: u64) -> Vec<Piece> {
         let end = offset.saturating_add(length);
-        let first = self
-            .pieces
-            .partition_point(|piece| piece.offset + piece.length <= offset);
+        let first = self.pieces.partition_point(|piece| piece.end() <= offset);
         let mut wanted: Vec<Piece> = self
             .pieces
             .iter()
@@ -81,13 +79,14 @@ impl<'a> Content<'a> {
 /// Copies what a piece has of a run of the file: `data` is its row's, `buffer` begins at `offset` of the file.
 pub(super) fn put(piece: &Piece, data: &[u8], offset: u64, buffer: &mut [u8]) -> Result<()> {
     let end = offset + buffer.len() as u64;
-    let (from, to) = (piece.offset.max(offset), (piece.offset + piece.length).min(end));
+    let (from, to) = (piece.offset.max(offset), piece.end().min(end));
     let place = |start: u64, length: u64| {
         let start = usize::try_from(start).ok()?;
         Some(start..start.checked_add(usize::try_from(length).ok()?)?)
     };
     let length = to.saturating_sub(from);
-    let source = place(piece.data_offset + (from - piece.offset), length).and_then(|range| data.get(range));
+    let source =
+        place(u64::from(piece.data_offset) + (from - piece.offset), length).and_then(|range| data.get(range));
     let target = place(from - offset, length).and_then(|range| buffer.get_mut(range));
     match (source, target) {
         (Some(source), Some(target)) => target.copy_from_slice(source),

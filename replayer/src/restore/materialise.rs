@@ -240,7 +240,7 @@ impl<'a> Materialiser<'a> {
         let write = || {
             file.write_all_at(data, piece.offset)?;
             let size = self.plan.size(node);
-            if is_only && piece.offset.saturating_add(piece.length) != size {
+            if is_only && piece.end() != size {
                 file.set_len(size)?;
             }
             std::io::Result::Ok(())

@@ -308,7 +308,7 @@ fn write_row(
                 ))
             })?;
         materialiser.write(piece, bytes)?;
-        progress.add(piece.length);
+        progress.add(piece.length.into());
         *next += 1;
     }
     Ok(())

@@ -94,13 +94,20 @@ pub(crate) struct Piece {
     /// The row that holds them; pieces are sorted by it.
     pub(crate) row: RowRef,
     /// Byte offset in the row's data.
-    pub(crate) data_offset: u64,
+    pub(crate) data_offset: u32,
     /// Which node.
     pub(crate) node: NodeIndex,
     /// Byte offset in the file.
     pub(crate) offset: u64,
     /// Bytes.
-    pub(crate) length: u64,
+    pub(crate) length: u32,
+}
+
+impl Piece {
+    /// Byte after its last, in the file.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.length.into())
+    }
 }
 
 /// What to make.
@@ -182,7 +189,7 @@ impl Plan {
     pub(crate) fn needed_bytes(&self, block_bytes: u64) -> u64 {
         let mut data_bytes = vec![0_u64; self.nodes.len()];
         for piece in &self.pieces {
-            data_bytes[piece.node as usize] += piece.length;
+            data_bytes[piece.node as usize] += u64::from(piece.length);
         }
         data_bytes
             .iter()
@@ -192,6 +199,6 @@ impl Plan {
 
     /// Bytes of data to be written.
     pub(crate) fn data_bytes(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.length).sum()
+        self.pieces.iter().map(|piece| u64::from(piece.length)).sum()
     }
 }

@@ -11,16 +11,19 @@ mod made;
 mod others;
 mod page;
 mod plan;
+mod plot;
+mod recording;
 mod restore;
 mod size;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use self::page::Results;
+use self::recording::Work;
 use crate::Outcome;
 use crate::build::{self, Profile};
 use crate::setup::{self, say};
@@ -29,12 +32,16 @@ use crate::setup::{self, say};
 const PAIRS: u32 = 6;
 /// The same with `--small`, of which nothing is told.
 const PAIRS_SMALL: u32 = 1;
+/// Turns in a machine, where times spread more.
+const PAIRS_IN_MACHINE: u32 = 10;
+/// With `--small`, parts of a hundred of the size of a work.
+const SCALE_SMALL: u32 = 2;
 
 /// What the page says of programs that were not built for the run.
 const GIVEN: &str = "the programs were built before and given by `--bin-dir`: the commit is that of the work tree, and need not be theirs";
 
 /// Arguments of `cargo xtask bench`.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct BenchArgs {
     /// Only this one
     #[arg(long, value_enum, value_name = "NAME")]
@@ -42,6 +49,12 @@ pub(crate) struct BenchArgs {
     /// Turns of each arm; below 6 nothing can be reached
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: Option<u32>,
+    /// Of `record` and `alternatives`, only this work
+    #[arg(long, value_enum, value_name = "NAME")]
+    work: Vec<Work>,
+    /// Size of the work in a machine, against what it usually is
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    scale: Option<u32>,
     /// Small and quick, with programs that are not optimised: shows that all of it works, and writes no page
     #[arg(long)]
     small: bool,
@@ -63,6 +76,58 @@ pub(crate) enum Bench {
     Plan,
     /// Bytes of a journal, against the written data compressed with `zstd -1`
     Size,
+    /// Work while it is recorded, or another file system is, against the same work bare
+    Record,
+    /// More is written than a spool holds, until all is on the medium, against the same bare
+    Sustained,
+    /// Work while it is recorded, against strace, dm-log-writes, NILFS2 and backups
+    Alternatives,
+}
+
+/// What is measured, kept and shown as one: a benchmark, or one work of it.
+#[derive(Clone, Copy)]
+struct Part {
+    bench: Bench,
+    work: Option<Work>,
+}
+
+impl Part {
+    /// Its name, as in the results.
+    fn name(self) -> String {
+        let bench = self.bench.name();
+        self.work
+            .map_or(bench.clone(), |work| format!("{bench}/{}", work.name()))
+    }
+
+    /// For people.
+    fn help(self) -> String {
+        let value = self.bench.to_possible_value();
+        let help = value.and_then(|value| value.get_help().map(ToString::to_string));
+        let help = help.unwrap_or_default();
+        self.work
+            .map_or(help.clone(), |work| format!("{help}: {}", work.what()))
+    }
+
+    /// The command that measures it again.
+    fn command(self) -> String {
+        let only = format!("cargo xtask bench --only {}", self.bench.name());
+        self.work
+            .map_or(only.clone(), |work| format!("{only} --work {}", work.name()))
+    }
+
+    fn measure(self, setting: &Setting) -> Result<page::Measured> {
+        match (self.bench, self.work) {
+            (Bench::Record, Some(work)) => recording::measure(setting, work),
+            (Bench::Alternatives, Some(work)) => recording::measure_alternatives(setting, work),
+            (Bench::Sustained, _) => recording::measure_sustained(setting),
+            (Bench::Restore, _) => restore::measure(setting),
+            (Bench::Length, _) => length::measure(setting),
+            (Bench::Fold, _) => plan::measure_fold(setting),
+            (Bench::Plan, _) => plan::measure_plan(setting),
+            (Bench::Size, _) => size::measure(setting),
+            (Bench::Record | Bench::Alternatives, None) => bail!("no work was chosen"),
+        }
+    }
 }
 
 impl Bench {
@@ -72,14 +137,32 @@ impl Bench {
             .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn measure(self, bench: &Setting) -> Result<page::Measured> {
-        match self {
-            Self::Restore => restore::measure(bench),
-            Self::Length => length::measure(bench),
-            Self::Fold => plan::measure_fold(bench),
-            Self::Plan => plan::measure_plan(bench),
-            Self::Size => size::measure(bench),
+    /// Measures in machines, with a recorder.
+    fn is_in_machine(self) -> bool {
+        matches!(self, Self::Record | Self::Sustained | Self::Alternatives)
+    }
+
+    /// Measures one work after the other.
+    fn has_works(self) -> bool {
+        matches!(self, Self::Record | Self::Alternatives)
+    }
+
+    /// What is measured of it, of works only those that were chosen; all where none was.
+    fn parts(self, works: &[Work]) -> Vec<Part> {
+        if !self.has_works() {
+            let work = None;
+            return vec![Part { bench: self, work }];
         }
+        let works = if works.is_empty() {
+            Work::value_variants()
+        } else {
+            works
+        };
+        let part = |work: &Work| Part {
+            bench: self,
+            work: Some(*work),
+        };
+        works.iter().map(part).collect()
     }
 }
 
@@ -88,20 +171,33 @@ struct Setting {
     /// The directory of the programs.
     bin_dir: PathBuf,
     pairs: u32,
+    /// The same of what is measured in a machine.
+    pairs_in_machine: u32,
+    /// Size of a work in a machine, against what it usually is.
+    scale: f64,
     small: bool,
 }
 
 impl Setting {
-    fn new(pairs: Option<u32>, small: bool, bin_dir: Option<PathBuf>) -> Result<Self> {
+    fn new(args: &BenchArgs, benches: &[Bench]) -> Result<Self> {
         setup::ensure_packages(&["time"])?;
+        let BenchArgs {
+            pairs, scale, small, ..
+        } = *args;
         let profile = if small { Profile::Dev } else { Profile::Release };
-        let default = if small { PAIRS_SMALL } else { PAIRS };
+        let pairs = |usual| pairs.unwrap_or(if small { PAIRS_SMALL } else { usual });
+        let scale = scale.unwrap_or(if small { SCALE_SMALL } else { 100 });
         Ok(Self {
-            bin_dir: match bin_dir {
+            bin_dir: match &args.bin_dir {
                 Some(dir) => std::path::absolute(dir).context("find the programs")?,
+                None if benches.iter().any(|bench| bench.is_in_machine()) => {
+                    build::build_all(profile)?.bin_dir
+                }
                 None => build::build_without_recorder(profile)?,
             },
-            pairs: pairs.unwrap_or(default),
+            pairs: pairs(PAIRS),
+            pairs_in_machine: pairs(PAIRS_IN_MACHINE),
+            scale: f64::from(scale) / 100.0,
             small,
         })
     }
@@ -119,37 +215,31 @@ impl Setting {
 /// # Errors
 /// When something cannot be measured, or a restored tree is not what it should be.
 pub(crate) fn run(args: BenchArgs) -> Outcome {
-    let BenchArgs {
-        only,
-        pairs,
-        small,
-        bin_dir,
-    } = args;
-    let benches = if only.is_empty() {
+    let benches = if args.only.is_empty() {
         Bench::value_variants()
     } else {
-        &only
+        &args.only
     };
-    let is_given = bin_dir.is_some();
-    let setting = Setting::new(pairs, small, bin_dir)?;
+    let setting = Setting::new(&args, benches)?;
     let mut missed = 0;
-    for bench in benches {
-        say(&format!("== {}", bench.name()));
-        let mut measured = bench
+    for part in benches.iter().flat_map(|bench| bench.parts(&args.work)) {
+        let name = part.name();
+        say(&format!("== {name}"));
+        let mut measured = part
             .measure(&setting)
-            .with_context(|| format!("measure {}", bench.name()))?;
-        if is_given {
+            .with_context(|| format!("measure {name}"))?;
+        if args.bin_dir.is_some() {
             measured.notes.push(GIVEN.to_owned());
         }
         for figure in &measured.figures {
-            println!("{}: {figure}", bench.name());
+            println!("{name}: {figure}");
             missed += usize::from(!figure.is_reached());
         }
-        if !small {
-            Results::put(*bench, measured)?;
+        if !args.small {
+            Results::put(part, measured)?;
         }
     }
-    Ok(if missed == 0 || small {
+    Ok(if missed == 0 || args.small {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -161,16 +251,24 @@ pub(crate) fn run(args: BenchArgs) -> Outcome {
 /// # Errors
 /// As for [`run`].
 pub(crate) fn pass() -> Result<()> {
-    let setting = Setting::new(None, true, None)?;
-    // The fold is measured by a program that is built for nothing else.
-    for bench in Bench::value_variants()
+    let args = BenchArgs {
+        small: true,
+        work: vec![Work::SmallFiles],
+        ..BenchArgs::default()
+    };
+    // The fold is measured by a program that is built for nothing else; a machine is tried once.
+    let benches: Vec<_> = Bench::value_variants()
         .iter()
-        .filter(|bench| **bench != Bench::Fold)
-    {
-        let measured = bench
+        .copied()
+        .filter(|bench| !matches!(bench, Bench::Fold | Bench::Sustained | Bench::Alternatives))
+        .collect();
+    let setting = Setting::new(&args, &benches)?;
+    for part in benches.iter().flat_map(|bench| bench.parts(&args.work)) {
+        let name = part.name();
+        let measured = part
             .measure(&setting)
-            .with_context(|| format!("measure {}", bench.name()))?;
-        ensure!(!measured.figures.is_empty(), "{} has no figure", bench.name());
+            .with_context(|| format!("measure {name}"))?;
+        ensure!(!measured.figures.is_empty(), "{name} has no figure");
     }
     Ok(())
 }

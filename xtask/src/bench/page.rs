@@ -8,13 +8,18 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
-use super::Bench;
 use super::arms::{self, Turns};
-use super::figure::{Figure, interval, median, show_interval, shown};
+use super::figure::{Figure, Limit, interval, median, show_interval, shown};
+use super::plot::{self, Row};
+use super::{Bench, Part};
 use crate::setup;
 
 const JSON: &str = "tests/benchmarks.json";
 const PAGE: &str = "docs/benchmarks.md";
+/// The chart of what is measured in machines, beside the page.
+const CHART: &str = "docs/benchmarks-recording.svg";
+/// Arm that the others are compared with there.
+const BARE: &str = "bare";
 
 /// What a benchmark found.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,9 +33,62 @@ pub(super) struct Measured {
     dropped: Option<bool>,
     /// Of what, made how.
     pub(super) notes: Vec<String>,
+    /// What else was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tables: Vec<Table>,
+}
+
+/// A table of the page.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Self {
+        Self {
+            head: head.iter().map(ToString::to_string).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row, with as many cells as the head has.
+    pub(super) fn row(&mut self, cells: &[String]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// As Markdown.
+    pub(super) fn text(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let under = format!("|{}\n", "---|".repeat(self.head.len()));
+        let rows: String = self.rows.iter().map(|cells| line(cells)).collect();
+        line(&self.head) + &under + &rows
+    }
 }
 
 impl Measured {
+    /// What was measured in a machine of its own: seconds by arm and turn, the host's load by turn.
+    pub(super) fn in_machine(
+        figures: Vec<Figure>,
+        arms: &[(&str, Vec<f64>)],
+        loads: Vec<f64>,
+        notes: Vec<String>,
+        tables: Vec<Table>,
+    ) -> Self {
+        let arms = arms
+            .iter()
+            .map(|(name, seconds)| ((*name).to_owned(), seconds.clone()));
+        Self {
+            figures,
+            arms: arms.collect(),
+            loads,
+            dropped: None,
+            notes,
+            tables,
+        }
+    }
+
     pub(super) fn new(figures: Vec<Figure>, turns: Option<&Turns>, notes: Vec<String>) -> Result<Self> {
         let arms = turns.map_or_else(BTreeMap::new, |turns| {
             let names = turns.taken.iter().map(|(name, _)| *name);
@@ -45,6 +103,7 @@ impl Measured {
             },
             dropped: turns.map(|turns| turns.dropped),
             notes,
+            tables: Vec::new(),
         })
     }
 }
@@ -60,7 +119,7 @@ struct Kept {
     machine: String,
 }
 
-/// All results, by benchmark.
+/// All results, by benchmark, or by benchmark and work.
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Results(BTreeMap<String, Kept>);
 
@@ -69,7 +128,7 @@ impl Results {
     ///
     /// # Errors
     /// When the files cannot be read or written.
-    pub(super) fn put(bench: Bench, measured: Measured) -> Result<()> {
+    pub(super) fn put(part: Part, measured: Measured) -> Result<()> {
         let root = setup::workspace_root();
         let json = root.join(JSON);
         let lock = File::create(root.join("target/benchmarks.lock")).context("create lock of the results")?;
@@ -79,15 +138,46 @@ impl Results {
             Err(error) if error.kind() == ErrorKind::NotFound => Self::default(),
             Err(error) => return Err(error).with_context(|| format!("read {JSON}")),
         };
-        let (commit, date) = setup::stamp(&[JSON, PAGE])?;
+        let (commit, date) = setup::stamp(&[JSON, PAGE, CHART])?;
         let result = Kept {
             measured,
             commit,
             date,
             machine: machine()?,
         };
-        results.0.insert(bench.name(), result);
+        results.0.insert(part.name(), result);
+        let rows = results.rows();
+        if !rows.is_empty() {
+            let chart = plot::chart("Time while another file system, or this one, is recorded", &rows)?;
+            fs::write(root.join(CHART), chart).with_context(|| format!("write {CHART}"))?;
+        }
         setup::keep_results((JSON, &results), (PAGE, &results.page()))
+    }
+
+    /// What was measured in machines against a bare arm, as the chart shows it.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for part in Bench::Record.parts(&[]) {
+            let (Some(result), Some(work)) = (self.0.get(&part.name()), part.work) else {
+                continue;
+            };
+            let arms = &result.measured.arms;
+            let Some(bare) = arms.get(BARE) else { continue };
+            let others = arms.iter().filter(|(name, _)| *name != BARE);
+            let ratio = |(name, seconds): (&String, &Vec<f64>)| {
+                let ratios = seconds.iter().zip(bare).map(|(ours, bare)| ours / bare);
+                (name.clone(), ratios.collect())
+            };
+            rows.push(Row {
+                name: work.name(),
+                ratios: others.map(ratio).collect(),
+                limit: match work.limit() {
+                    Limit::AtMost(most) => Some(most),
+                    Limit::AtLeast(_) | Limit::None => None,
+                },
+            });
+        }
+        rows
     }
 
     fn page(&self) -> String {
@@ -100,17 +190,20 @@ impl Results {
              turn before did in it; other work ran on the machine where it is above what the arms themselves make.\n\n\
              | what | median | 95 % interval | limit | |\n|---|---|---|---|---|\n",
         );
-        let benches = || {
-            let all = Bench::value_variants().iter();
-            all.filter_map(|bench| Some((bench, self.0.get(&bench.name())?)))
+        let parts = || {
+            let all = Bench::value_variants().iter().flat_map(|bench| bench.parts(&[]));
+            all.filter_map(|part| Some((part, self.0.get(&part.name())?)))
         };
-        for (_, result) in benches() {
+        for (_, result) in parts() {
             for figure in &result.measured.figures {
                 page.push_str(&row(figure));
             }
         }
-        for (bench, result) in benches() {
-            page.push_str(&section(*bench, result));
+        if let (false, Some((_, name))) = (self.rows().is_empty(), CHART.split_once('/')) {
+            page.push_str(&format!("\n![Time while recording, against bare]({name})\n"));
+        }
+        for (part, result) in parts() {
+            page.push_str(&section(part, result));
         }
         page
     }
@@ -127,21 +220,15 @@ fn row(figure: &Figure) -> String {
     )
 }
 
-fn section(bench: Bench, result: &Kept) -> String {
+fn section(part: Part, result: &Kept) -> String {
     let Kept {
         measured,
         commit,
         date,
         machine,
     } = result;
-    let value = bench.to_possible_value();
-    let help = value
-        .and_then(|value| value.get_help().map(ToString::to_string))
-        .unwrap_or_default();
-    let name = bench.name();
-    let mut text = format!(
-        "\n## {name}\n\n{help}. `cargo xtask bench --only {name}`, {date}, commit {commit}, {machine}.\n\n"
-    );
+    let (name, help, command) = (part.name(), part.help(), part.command());
+    let mut text = format!("\n## {name}\n\n{help}. `{command}`, {date}, commit {commit}, {machine}.\n\n");
     for note in &measured.notes {
         text.push_str(&format!("- {note}\n"));
     }
@@ -165,6 +252,10 @@ fn section(bench: Bench, result: &Kept) -> String {
             shown(median(seconds)),
             turns.join(", ")
         ));
+    }
+    for table in &measured.tables {
+        text.push('\n');
+        text.push_str(&table.text());
     }
     text
 }
@@ -202,7 +293,6 @@ fn machine() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figure::Limit;
     use super::*;
 
     #[test]
@@ -213,6 +303,7 @@ mod tests {
             loads: vec![0.5],
             dropped: Some(false),
             notes: vec!["a note".to_owned()],
+            tables: Vec::new(),
         };
         let result = Kept {
             measured,

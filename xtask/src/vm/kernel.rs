@@ -18,7 +18,7 @@ use super::{lockdep, root};
 use crate::{debian, setup};
 
 /// Raised when what lies in the cache changes its form.
-const CACHE_VERSION: u32 = 2;
+const CACHE_VERSION: u32 = 3;
 
 /// Modules that the guest needs before it has a root: disks, ports, the root's file system.
 const MODULES_AT_START: &[&str] = &[
@@ -42,6 +42,7 @@ const MODULES_ON_REQUEST: &[&str] = &[
     "xfs",
     "btrfs",
     "f2fs",
+    "nilfs2",
     "vfat",
     "nls_ascii",
     "nls_cp437",

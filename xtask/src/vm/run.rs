@@ -120,6 +120,56 @@ pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<(u8, Figures)> {
     Ok((code, noted.figures))
 }
 
+/// A script that measures in a machine, with programs that were built for it.
+pub(crate) struct Measuring<'a> {
+    pub(crate) kernel: KernelLine,
+    pub(crate) script: PathBuf,
+    /// Host path and guest path of what it needs.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Further Debian packages.
+    pub(crate) packages: &'a [&'a str],
+    /// Sizes of blank disks, MiB.
+    pub(crate) disks: &'a [u64],
+    /// Memory, MiB.
+    pub(crate) mem: u32,
+    /// Time the whole run may take, seconds.
+    pub(crate) timeout: u64,
+    /// Directory on the host that gets what it left in `/results`, and the logs.
+    pub(crate) keep: &'a Path,
+}
+
+/// Runs it; what it prints goes to `sink`. Returns its exit code.
+///
+/// # Errors
+/// When the machine cannot be made or does not end by itself.
+pub(crate) fn measuring(measuring: Measuring<'_>, sink: &mut dyn Sink) -> Result<u8> {
+    let Measuring {
+        kernel,
+        script,
+        files,
+        packages,
+        disks,
+        mem,
+        timeout,
+        keep,
+    } = measuring;
+    let args = RunArgs {
+        kernel,
+        script,
+        disk: disks.iter().map(|&mib| DiskSource::Blank { mib }).collect(),
+        usb: Vec::new(),
+        file: files,
+        package: packages.iter().map(ToString::to_string).collect(),
+        mem,
+        timeout,
+        systemd: false,
+        binaries: false,
+        kernel_args: String::new(),
+        keep: Some(keep.to_path_buf()),
+    };
+    boot(&args, sink)
+}
+
 fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
     check_script(&args.script)?;
     ensure_host()?;

@@ -246,6 +246,7 @@ impl Rig {
             store: Arc::new(Watched(medium.clone())),
             changer: None,
             signer: None,
+            recipients: None,
             events: Ring::of(&kernel),
             numbers: Arc::clone(&kernel) as Arc<dyn Numbers>,
             throttle: None,

@@ -133,7 +133,7 @@ impl<'a> Past<'a> {
             cause
         };
         let path = self.view.tree.plan().path(node);
-        let (from, to) = (piece.offset, piece.offset + piece.length);
+        let (from, to) = (piece.offset, piece.end());
         Some(format!("{path}: bytes {from} to {to} cannot be read: {cause:#}"))
     }
 

@@ -44,6 +44,7 @@ impl Medium {
         let args = PastArgs {
             media: MediaArgs {
                 trust_key: None,
+                identities: Vec::new(),
                 media: vec![self.path()],
             },
             volume: None,

@@ -49,7 +49,7 @@ impl<'a> View<'a> {
         let plan = tree.plan();
         let mut data_bytes = vec![0_u64; plan.nodes.len()];
         for piece in &plan.pieces {
-            data_bytes[piece.node as usize] += piece.length;
+            data_bytes[piece.node as usize] += u64::from(piece.length);
         }
         let mut directories = vec![0_u32; plan.nodes.len()];
         for node in plan.indices() {
@@ -211,13 +211,13 @@ impl<'a> View<'a> {
             .filter(|offset| *offset < size)
             .ok_or(Errno::ENXIO)?;
         let pieces = self.tree.pieces(node);
-        let first = pieces.partition_point(|piece| piece.offset + piece.length <= at);
+        let first = pieces.partition_point(|piece| piece.end() <= at);
         let mut pieces = pieces.iter().skip(first);
         match whence {
             libc::SEEK_DATA => at = at.max(pieces.next().ok_or(Errno::ENXIO)?.offset),
             libc::SEEK_HOLE => {
                 while let Some(piece) = pieces.next().filter(|piece| piece.offset <= at) {
-                    at = piece.offset + piece.length;
+                    at = piece.end();
                 }
             }
             _ => return Err(Errno::EINVAL),
