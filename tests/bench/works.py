@@ -71,13 +71,13 @@ class Fio(Work):
 
 
 class Sequential(Fio):
-    mib, options = 768, ("--rw=write", "--bs=128k")
+    mib, options = 128, ("--rw=write", "--bs=128k")
 
 
 class Sustained(Sequential):
     """More than a spool holds: nothing can be put off."""
 
-    mib, recorder_options, is_sustained = 2048, ("--spool-mib", "256", "--on-full", "throttle"), True
+    mib, recorder_options, is_sustained = 768, ("--spool-mib", "256", "--on-full", "throttle"), True
 
 
 class Laid(Fio):
@@ -88,19 +88,19 @@ class Laid(Fio):
 
 
 class Random(Laid):
-    mib, options = 128, ("--rw=randwrite", "--bs=4k")
+    mib, options = 32, ("--rw=randwrite", "--bs=4k")
 
 
 class Direct(Laid):
-    mib, options = 48, ("--rw=randwrite", "--bs=4k", "--direct=1")
+    mib, options = 16, ("--rw=randwrite", "--bs=4k", "--direct=1")
 
 
 class Appends(Fio):
-    mib, options = 4, ("--rw=write", "--bs=1k", "--fsync=1")
+    mib, options = 2, ("--rw=write", "--bs=1k", "--fsync=1")
 
 
 class Writers(Fio):
-    mib, options = 96, ("--rw=write", "--bs=64k", "--numjobs=8")
+    mib, options = 16, ("--rw=write", "--bs=64k", "--numjobs=8")
 
 
 class SmallFiles(Work):

@@ -120,7 +120,8 @@ fn in_a_process(name: &str) -> bool {
 fn started(name: &str) -> Result<()> {
     let mut said = tempfile::tempfile().context("create a file for what it says")?;
     let to = |file: &File| file.try_clone().map(Stdio::from).context("share a file");
-    let status = Command::new(std::env::current_exe().context("find this program")?)
+    // The file may have been built anew since this program was started.
+    let status = Command::new("/proc/self/exe")
         .args(["test", "--check", name])
         .stdin(Stdio::null())
         .stdout(to(&said)?)

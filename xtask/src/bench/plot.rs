@@ -8,7 +8,7 @@ use super::figure::{interval, median};
 
 const WIDTH: u32 = 960;
 const ROW_HEIGHT: u32 = 22;
-/// Title, axis and legend.
+/// Title and axis.
 const REST_HEIGHT: u32 = 150;
 /// The scale goes at least from here to there, so that a tenth more does not look like much.
 const LOW: f64 = 0.9;
@@ -61,7 +61,8 @@ fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), Box<dyn std::
     let bars = bars(rows, &arms);
     let low = bars.iter().map(|bar| bar.low).fold(LOW, f64::min) * 0.98;
     let high = bars.iter().map(|bar| bar.high).fold(HIGH, f64::max) * 1.02;
-    let lines = rows.len() as u32 * (arms.len() as u32 + 1);
+    // One row more, for the legend.
+    let lines = (rows.len() as u32 + 1) * (arms.len() as u32 + 1);
     let root = SVGBackend::with_string(svg, (WIDTH, REST_HEIGHT + ROW_HEIGHT * lines)).into_drawing_area();
     root.fill(&WHITE)?;
     let count = rows.len() as f64;
@@ -71,7 +72,7 @@ fn draw(svg: &mut String, title: &str, rows: &[Row]) -> Result<(), Box<dyn std::
         .x_label_area_size(44)
         .y_label_area_size(120)
         // The first one stands at the top.
-        .build_cartesian_2d((low..high).log_scale(), count..0.0)?;
+        .build_cartesian_2d((low..high).log_scale(), (count + 1.0)..0.0)?;
     chart
         .configure_mesh()
         .disable_y_mesh()

@@ -30,8 +30,7 @@ const ADDED_MIN: f64 = 0.005;
 /// When it cannot be measured.
 pub(in super::super) fn measure(bench: &Setting, work: Work) -> Result<Measured> {
     let (name, what) = (work.name(), work.what());
-    let scale = bench.scale * SCALE;
-    let turns = guest::run(bench, &Boot::of(work, &name, &ARMS, scale))?;
+    let turns = guest::run(bench, &Boot::of(work, &name, &ARMS, bench.scale * SCALE))?;
     let seconds = |arm| turns.values(arm, |told| told.seconds);
     let (bare, recorded, strace) = (seconds(Arm::Bare), seconds(Arm::Recorded), seconds(Arm::Strace));
     let added = |((strace, recorded), bare): ((&f64, &f64), &f64)| {
@@ -50,9 +49,9 @@ pub(in super::super) fn measure(bench: &Setting, work: Work) -> Result<Measured>
             &seconds(Arm::LogWrites),
         ),
     ];
-    let mut notes = super::notes(scale);
+    let mut notes = super::notes(bench);
     notes.push(
-        "strace: `strace -f -e trace=file,desc,write -e write=all`, its log on the disk of the medium; log-writes: device mapper's target below ext4; nilfs2: in the place of \
+        "a quarter of that size is done here. strace: `strace -f -e trace=file,desc,write -e write=all`, its log on the disk of the medium; log-writes: device mapper's target below ext4; nilfs2: in the place of \
          ext4; backup: one `restic backup` and one `borg create` of the whole file system after the work, beside one before it; not in its time"
             .to_owned(),
     );

@@ -208,7 +208,7 @@ pub(super) fn run(bench: &Setting, boot: &Boot<'_>) -> Result<Turns> {
     let told: Result<Vec<Told>, _> = text.lines().map(serde_json::from_str).collect();
     Ok(Turns {
         told: told.context("parse what was measured")?,
-        loads: sink.loads.chunks(arms.len()).filter_map(last).collect(),
+        loads: sink.loads.chunks_exact(arms.len()).filter_map(last).collect(),
     })
 }
 

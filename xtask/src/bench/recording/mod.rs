@@ -70,12 +70,12 @@ pub(super) fn measure(bench: &Setting, work: Work) -> Result<Measured> {
         figures,
         &arms,
         turns.loads.clone(),
-        notes(bench.scale),
+        notes(bench),
         tables,
     ))
 }
 
-fn notes(scale: f64) -> Vec<String> {
+fn notes(bench: &Setting) -> Vec<String> {
     vec![
         format!(
             "in a machine with Debian's kernel {}, two processors and ext4: the work on the first one in every arm, a recorder on the second; every arm of every \
@@ -83,8 +83,8 @@ fn notes(scale: f64) -> Vec<String> {
             guest::KERNEL
         ),
         format!(
-            "size: {:.0} % of what stands in `tests/bench/works.py`; the time is that of the work alone, without the sync after it",
-            scale * 100.0
+            "size: {0:.0} % of what stands in `tests/bench/works.py` (`--scale {0:.0}`); the time is that of the work alone, without the sync after it",
+            bench.scale * 100.0
         ),
     ]
 }

@@ -36,7 +36,7 @@ pub(in super::super) fn measure(bench: &Setting) -> Result<Measured> {
             super::recorders(&turns, |recorder| recorder.holes + recorder.misses),
         ),
     ];
-    let mut notes = super::notes(bench.scale);
+    let mut notes = super::notes(bench);
     notes.push(
         "spool of 256 MiB, `--on-full throttle`; here the time is that of the work, of the sync after it, and where it is recorded of the time until all is on the medium"
             .to_owned(),
