@@ -254,15 +254,6 @@ impl Segment {
         }
     }
 
-    /// Whether it is encrypted, and none of the identities that were given reads it.
-    pub fn is_locked(&self) -> bool {
-        let locked = |encryption| {
-            let key = SegmentKey::find(&self.identities, encryption, &self.manifest.place());
-            matches!(key, Err(Error::KeyNeeded(_)))
-        };
-        self.manifest.encryption.as_ref().is_some_and(locked)
-    }
-
     /// Reads its records. What is read is compared with what was sealed before anything of it is given out; what the projection leaves out
     /// is not touched.
     ///

@@ -179,6 +179,21 @@ fn what_the_next_medium_carries_stays_encrypted_and_needs_no_identity_to_be_carr
         (report.problems, report.carried, report.encrypted),
         (Vec::new(), 3, 2)
     );
+    // What rots of it is found without one.
+    let index = format!("{UUID}/{next_index:010}.index");
+    let mut rotten = next.get(&index).unwrap();
+    // Of the three manifests and the table, each of which ends so, the last manifest: its metadata follows.
+    let ends = b"\"\n}\n";
+    let mut found = (0..rotten.len()).filter(|at| rotten[*at..].starts_with(ends));
+    let metadata = found.nth(2).unwrap() + ends.len();
+    rotten[metadata] ^= 1;
+    next.tamper(&index, Some(rotten));
+    for identities in [&Identities::default(), &operator] {
+        let reader = open(&next, identities);
+        assert_eq!(reader.verify_media().unwrap(), Vec::<String>::new());
+        let report = reader.journal(None).unwrap().verify(|_| ()).unwrap();
+        assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    }
     // A writer that goes on needs no identity either.
     writer.push(&write(9)).unwrap();
     writer.seal().unwrap();
