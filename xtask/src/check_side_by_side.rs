@@ -1,6 +1,6 @@
 //! The checks that take a machine each, several at once: a machine waits most of its time for disks, timers and its own other processor.
 //!
-//! Owns which checks these are, their order, and how many run at once. Each runs in a process of its own, `cargo xtask test --check NAME`, and what
+//! Owns which checks these are, their order, and how many run at once; what compares times runs alone. Each runs in a process of its own, `cargo xtask test --check NAME`, and what
 //! it says is shown when it has ended, in one piece.
 
 use std::collections::VecDeque;
@@ -56,6 +56,11 @@ fn all() -> impl Iterator<Item = Check> {
 }
 
 impl Check {
+    /// What others beside it would change the outcome of.
+    fn runs_alone(self) -> bool {
+        matches!(self, Self::Machine(scenario) if scenario.compares_times())
+    }
+
     fn pass(self) -> Result<()> {
         match self {
             Self::Bench => bench::pass(),
@@ -83,12 +88,16 @@ pub(crate) fn pass(name: &str) -> Result<()> {
 
 /// Runs all, and hands over each that has ended: its name and whether it passed.
 pub(crate) fn run(ended: impl Fn(&str, bool) + Sync) {
-    let waiting: Mutex<VecDeque<Check>> = Mutex::new(all().collect());
+    let (alone, others): (VecDeque<_>, VecDeque<_>) = all().partition(|check| check.runs_alone());
+    let waiting = Mutex::new(others);
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let one = |check: Check| {
+        let name = check.to_string();
+        ended(&name, in_a_process(&name));
+    };
     let worker = || {
         while let Some(check) = next() {
-            let name = check.to_string();
-            ended(&name, in_a_process(&name));
+            one(check);
         }
     };
     let at_once = thread::available_parallelism()
@@ -99,6 +108,7 @@ pub(crate) fn run(ended: impl Fn(&str, bool) + Sync) {
             scope.spawn(worker);
         }
     });
+    alone.into_iter().for_each(one);
 }
 
 /// Whether it passed.

@@ -55,15 +55,8 @@ pub(in super::super) fn measure(bench: &Setting, work: Work) -> Result<Measured>
          ext4; backup: one `restic backup` and one `borg create` of the whole file system after the work, beside one before it; not in its time"
             .to_owned(),
     );
-    let arms = ARMS.map(|arm| (arm.name(), seconds(arm)));
     let tables = vec![compared(&turns, &bare), backups(&turns), super::recorder(&turns)];
-    Ok(Measured::in_machine(
-        figures,
-        &arms,
-        turns.loads.clone(),
-        notes,
-        tables,
-    ))
+    Ok(super::measured(&turns, &ARMS, figures, notes, tables))
 }
 
 /// Each arm against bare.

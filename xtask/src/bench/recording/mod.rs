@@ -57,22 +57,21 @@ pub(super) fn measure(bench: &Setting, work: Work) -> Result<Measured> {
             lost,
         ),
     ];
-    let mut tables = vec![recorder(&turns)];
-    if let Some(told) = turns.counted() {
-        tables.extend(blame::tables(
-            told,
-            median(&seconds(Arm::Recorded)),
-            median(&bare),
-        ));
-    }
-    let arms = ARMS.map(|arm| (arm.name(), seconds(arm)));
-    Ok(Measured::in_machine(
-        figures,
-        &arms,
-        turns.loads.clone(),
-        notes(bench),
-        tables,
-    ))
+    let tables = tables(&turns);
+    Ok(measured(&turns, &ARMS, figures, notes(bench), tables))
+}
+
+/// All that is told of turns in these arms.
+fn measured(
+    turns: &Turns,
+    arms: &[Arm],
+    figures: Vec<Figure>,
+    notes: Vec<String>,
+    tables: Vec<Table>,
+) -> Measured {
+    let seconds = |arm: &Arm| (arm.name(), turns.values(*arm, |told| told.seconds));
+    let arms: Vec<_> = arms.iter().map(seconds).collect();
+    Measured::in_machine(figures, &arms, turns.loads.clone(), notes, tables)
 }
 
 fn notes(bench: &Setting) -> Vec<String> {
@@ -89,11 +88,12 @@ fn notes(bench: &Setting) -> Vec<String> {
     ]
 }
 
-/// What is told of the recorder, and of where the time goes; with the seconds of two arms.
-fn tables(turns: &Turns, recorded: &[f64], bare: &[f64]) -> Vec<Table> {
+/// What is told of the recorder, and of where the time goes.
+fn tables(turns: &Turns) -> Vec<Table> {
     let mut tables = vec![recorder(turns)];
+    let seconds = |arm| median(&turns.values(arm, |told| told.seconds));
     if let Some(told) = turns.counted() {
-        tables.extend(blame::tables(told, median(recorded), median(bare)));
+        tables.extend(blame::tables(told, seconds(Arm::Recorded), seconds(Arm::Bare)));
     }
     tables
 }

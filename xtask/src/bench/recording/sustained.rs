@@ -41,13 +41,6 @@ pub(in super::super) fn measure(bench: &Setting) -> Result<Measured> {
         "spool of 256 MiB, `--on-full throttle`; here the time is that of the work, of the sync after it, and where it is recorded of the time until all is on the medium"
             .to_owned(),
     );
-    let arms = ARMS.map(|arm| (arm.name(), seconds(arm)));
-    let tables = super::tables(&turns, &seconds(Arm::Recorded), &seconds(Arm::Bare));
-    Ok(Measured::in_machine(
-        figures,
-        &arms,
-        turns.loads.clone(),
-        notes,
-        tables,
-    ))
+    let tables = super::tables(&turns);
+    Ok(super::measured(&turns, &ARMS, figures, notes, tables))
 }
