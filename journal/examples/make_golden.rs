@@ -1,4 +1,5 @@
-//! Makes the golden medium of the current format: `cargo run -p journal --example make_golden DIRECTORY`.
+//! Makes the golden medium of the current format: `cargo run -p journal --example make_golden DIRECTORY`; an encrypted one with the file of an
+//! age identity after it, which is copied there.
 //!
 //! Run once per format version, into a directory that does not exist. What it made is never made again: it is how later
 //! programs prove that they still read what was written then.
@@ -13,7 +14,7 @@ use journal::record::{
     Actor, Attributes, Continued, DirTimes, Entry, InodeKey, Op, Record, SnapshotScope, Time,
 };
 use journal::store::{DirStore, Store};
-use journal::{Label, Naming, Signer, VolumeInfo, Writer};
+use journal::{Identities, Label, Naming, Recipients, Signer, VolumeInfo, Writer};
 
 fn main() -> Result<()> {
     let directory = std::env::args_os()
@@ -21,6 +22,14 @@ fn main() -> Result<()> {
         .map(PathBuf::from)
         .context("name a directory to make")?;
     fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
+    let recipients = match std::env::args_os().nth(2) {
+        Some(identity) => {
+            let text = fs::read_to_string(identity).context("read the identity")?;
+            fs::write(directory.join("identity"), &text)?;
+            Some(Recipients::parse(&Identities::parse(&text)?.recipients())?)
+        }
+        None => None,
+    };
     let store: Arc<dyn Store> = Arc::new(DirStore::open(&directory)?);
     let signer = Signer::new(&[7; 32]);
     let naming = Naming {
@@ -48,7 +57,9 @@ fn main() -> Result<()> {
     let mut expected = fs::File::create_new(directory.join("expected.jsonl"))?;
     // Two epochs, the first in two segments.
     for ops in [first_epoch(), second_epoch()] {
-        let mut writer = Writer::open(Arc::clone(&store), volume.clone())?.signed_by(Some(signer.clone()));
+        let mut writer = Writer::open(Arc::clone(&store), volume.clone())?
+            .signed_by(Some(signer.clone()))
+            .encrypted_to(recipients.clone());
         let half = ops.len() / 2;
         for (position, (inode, attributes, op)) in ops.into_iter().enumerate() {
             let record = record(position as u64, inode, attributes, op);

@@ -31,6 +31,7 @@ It can be read with what lies here and nothing else:
 
 replayer is one static program for x86-64 Linux. FORMAT.md specifies every byte, should it not run any more; each segment
 (*.parquet; *.checkpoint.parquet say again what was) is plain Apache Parquet and opens in any SQL engine that reads it.
+Where segments end in .encrypted, all but points and verify also take --identity FILE, with a secret that is not here.
 Nothing here is ever changed once written. If a program offers to repair this medium, copy it first.
 ";
 

@@ -8,12 +8,22 @@ use std::sync::Arc;
 
 use journal::record::{InodeKey, Record};
 use journal::store::{DirStore, Store as _};
-use journal::{At, Error, LABEL_NAME, Label, Projection, Reader, Signer, Writer, fold};
+use journal::{At, Error, Identities, LABEL_NAME, Label, Projection, Reader, Signer, Writer, fold};
 
 fn golden(version: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/golden")
         .join(version)
+}
+
+/// With the identity that lies beside an encrypted one.
+fn open(version: &str) -> Reader {
+    let store = Arc::new(DirStore::open(&golden(version)).unwrap());
+    let identities = match std::fs::read_to_string(golden(version).join("identity")) {
+        Ok(text) => Identities::parse(&text).unwrap(),
+        Err(_) => Identities::default(),
+    };
+    Reader::open_with(vec![store], &identities).unwrap()
 }
 
 fn expected(version: &str) -> Vec<Record> {
@@ -32,13 +42,13 @@ fn as_now(line: &str) -> String {
 
 #[test]
 fn every_version_is_read_as_it_was_written() {
-    for version in ["v1", "v2", "v3", "v4", "v5", "v6", "v7"] {
+    for version in ["v1", "v2", "v3", "v4", "v5", "v6", "v7", "v7-encrypted"] {
         is_read_as_it_was_written(version);
     }
 }
 
 fn is_read_as_it_was_written(version: &str) {
-    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
+    let reader = open(version);
     let journal = reader.journal(None).unwrap();
     assert_eq!(reader.verify_media().unwrap(), Vec::<String>::new());
     assert_eq!(journal.volume().label, "golden");
@@ -65,6 +75,14 @@ fn is_read_as_it_was_written(version: &str) {
 }
 
 #[test]
+fn an_encrypted_one_says_nothing_without_its_identity() {
+    let store = Arc::new(DirStore::open(&golden("v7-encrypted")).unwrap());
+    let reader = Reader::open(vec![store]).unwrap();
+    let refused = reader.journal(None).unwrap().resolve(&At::Latest);
+    assert!(matches!(refused, Err(Error::KeyNeeded(_))), "{refused:?}");
+}
+
+#[test]
 fn every_version_means_what_it_meant() {
     for (version, project) in [
         ("v1", None),
@@ -74,6 +92,7 @@ fn every_version_means_what_it_meant() {
         ("v5", Some(4_000_000_000)),
         ("v6", Some(4_000_000_000)),
         ("v7", Some(4_000_000_000)),
+        ("v7-encrypted", Some(4_000_000_000)),
     ] {
         means_what_it_meant(version, project);
     }
@@ -82,8 +101,15 @@ fn every_version_means_what_it_meant() {
 /// From format 4 on an epoch may go on from another; before, each said nothing of those before it.
 #[test]
 fn an_epoch_goes_on_from_the_one_before_it_where_it_says_so() {
-    for (version, earlier) in [("v3", 0), ("v4", 1), ("v5", 1), ("v6", 1), ("v7", 1)] {
-        let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
+    for (version, earlier) in [
+        ("v3", 0),
+        ("v4", 1),
+        ("v5", 1),
+        ("v6", 1),
+        ("v7", 1),
+        ("v7-encrypted", 1),
+    ] {
+        let reader = open(version);
         let journal = reader.journal(None).unwrap();
         let point = journal.resolve(&At::Latest).unwrap();
         assert_eq!((point.epoch, point.earlier.len()), (2, earlier));
@@ -112,7 +138,7 @@ fn an_epoch_goes_on_from_the_one_before_it_where_it_says_so() {
 
 /// What is said of version 1 is what it meant then.
 fn means_what_it_meant(version: &str, project: Option<u32>) {
-    let reader = Reader::open(vec![Arc::new(DirStore::open(&golden(version)).unwrap())]).unwrap();
+    let reader = open(version);
     let journal = reader.journal(None).unwrap();
     let point = journal.resolve(&At::Mark("gölden".to_owned())).unwrap();
     assert_eq!((point.epoch, point.rounded, point.open_holes.len()), (1, None, 0));
