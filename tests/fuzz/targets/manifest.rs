@@ -10,7 +10,9 @@ fuzz_target!(|bytes: &[u8]| {
     for manifest in [bytes.to_vec(), medium::reseal(bytes)] {
         let store = medium::labelled();
         store.tamper(&medium::name("manifest.json"), Some(manifest));
-        store.tamper(&medium::name("parquet"), Some(b"PAR1".to_vec()));
+        for suffix in ["parquet", "parquet.encrypted"] {
+            store.tamper(&medium::name(suffix), Some(b"PAR1".to_vec()));
+        }
         medium::read(&store);
     }
 });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use journal::store::memory::MemoryStore;
-use journal::{At, Label, Projection, Reader, fold};
+use journal::{At, Identities, Label, Projection, Reader, fold};
 
 /// The volume that the seeds of the corpus are of.
 pub const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000001";
@@ -35,9 +35,13 @@ pub fn reseal(bytes: &[u8]) -> Vec<u8> {
     sealed
 }
 
-/// Reads all there is. What it says does not matter: that it ends, and says it, does.
+/// What the encrypted seed of the corpus is encrypted to.
+const IDENTITY: &str = include_str!("../../../golden/v7-encrypted/identity");
+
+/// Reads all there is, with an identity. What it says does not matter: that it ends, and says it, does.
 pub fn read(store: &MemoryStore) {
-    let Ok(reader) = Reader::open(vec![Arc::new(store.clone())]) else {
+    let identities = Identities::parse(IDENTITY).expect("an identity of ours");
+    let Ok(reader) = Reader::open_with(vec![Arc::new(store.clone())], &identities) else {
         return;
     };
     let _ = reader.verify_media();
