@@ -89,6 +89,7 @@ entries! {
     // Ranges.
     fallocate_enter => ranges::fallocate_enter[0, 1, 2, 3];
     file_modified => ranges::file_modified[0];
+    dio_wait => ranges::dio_wait[0];
     remap_enter => ranges::remap_enter[0, 1, 2, 3, 4, 5];
 }
 

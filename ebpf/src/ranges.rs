@@ -61,10 +61,21 @@ pub(crate) fn fallocate_enter(file: u64, mode: u64, start: u64, length: u64) {
 /// Every file system calls this under the inode's lock before it changes the file.
 #[inline(always)]
 pub(crate) fn file_modified(file: u64) {
-    let Some(mut noted) = note_of(note::FALLOCATE) else {
-        return;
-    };
-    let inode = file_inode(file);
+    if let Some(noted) = note_of(note::FALLOCATE) {
+        under_lock(noted, file_inode(file));
+    }
+}
+
+/// So it does this, a moment before: a hook that no buffered write passes.
+#[inline(always)]
+pub(crate) fn dio_wait(inode: u64) {
+    if let Some(noted) = note_of(note::FALLOCATE) {
+        under_lock(noted, inode);
+    }
+}
+
+#[inline(always)]
+fn under_lock(mut noted: Note, inode: u64) {
     if inode != noted.inode || noted.seq != 0 {
         return;
     }

@@ -4,7 +4,7 @@
 //! the order in which the journal has it, so that media are read forward and once. Its end is written only after what is sealed was read
 //! back and found to be the state that it was made from: a checkpoint without an end is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::chain::Journal;
@@ -87,6 +87,18 @@ impl<'a> Checkpoint<'a> {
             pieces,
             next_seq: 1,
         })
+    }
+
+    /// Inodes of which something lies in segments up to this index, sorted.
+    pub fn inodes_with_data_up_to(&self, segment: u64) -> Vec<InodeKey> {
+        let is_before = |piece: &&Piece| u64::from(piece.row.segment) <= segment;
+        let found: BTreeSet<InodeKey> = self
+            .pieces
+            .iter()
+            .take_while(is_before)
+            .map(|piece| piece.inode)
+            .collect();
+        found.into_iter().collect()
     }
 
     /// Of which moment it is.

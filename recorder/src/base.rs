@@ -183,21 +183,49 @@ impl<'a> Scan<'a> {
     fn unmet(&mut self, demand: &mut dyn Demand) -> Result<()> {
         let unmet = self.known.as_ref().map(Known::unmet).unwrap_or_default();
         for key in unmet {
-            pulse::beat();
-            self.sink.reserve()?;
-            let seq = self.sink.take_seq();
-            // A number is never given twice to an inode: one that is gone stays gone.
-            let is_gone = is_no_more(self.root, key);
-            let op = if is_gone { Op::Evict } else { Op::SetAttr };
-            self.sink
-                .submit(vec![own_record(seq, key, true, op)])
-                .context("tell what is gone")?;
+            let is_gone = self.tell_if_gone(key)?;
             match &mut self.known {
                 Some(known) if is_gone => known.is_gone(key),
                 _ => self.walk(key, demand)?,
             }
         }
         Ok(())
+    }
+
+    /// States everything that has a name again, while recording goes on; requests are answered meanwhile.
+    ///
+    /// # Errors
+    /// Only where records cannot be handed over.
+    pub(crate) fn restate(&mut self, demand: &mut dyn Demand) -> Result<()> {
+        self.visited = Visited::default();
+        self.walk(self.root.top().key().unwrap_or_default(), demand)
+    }
+
+    /// States these inodes again, or that they are no more.
+    ///
+    /// # Errors
+    /// As [`Scan::restate`].
+    pub(crate) fn restate_these(&mut self, keys: &[InodeKey], demand: &mut dyn Demand) -> Result<()> {
+        for &key in keys {
+            if !self.tell_if_gone(key)? {
+                Snapshotter::new(self.root, self.sink, self.counts).inode(key, SnapshotScope::Whole)?;
+            }
+            self.serve(demand)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an inode is no more; then the journal says so. A number is never given twice to an inode: one that is gone stays gone.
+    fn tell_if_gone(&self, key: InodeKey) -> Result<bool> {
+        pulse::beat();
+        self.sink.reserve()?;
+        let seq = self.sink.take_seq();
+        let is_gone = is_no_more(self.root, key);
+        let op = if is_gone { Op::Evict } else { Op::SetAttr };
+        self.sink
+            .submit(vec![own_record(seq, key, true, op)])
+            .context("tell what is gone")?;
+        Ok(is_gone)
     }
 
     fn one(

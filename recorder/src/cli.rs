@@ -86,6 +86,9 @@ enum Command {
     },
     /// Write the whole state into the journal, made from what is on the media: a restore of a later moment needs nothing from before
     Checkpoint {
+        /// Read the volume again first, all of it: then the media before need not be there, and twice the volume's content is written
+        #[arg(long)]
+        live: bool,
         /// Only the volume that holds this path; without it, every recorded volume
         path: Option<PathBuf>,
     },
@@ -146,6 +149,9 @@ pub(crate) struct AttachArgs {
     /// Make a checkpoint before a restore of the newest moment needs more media than this
     #[arg(long, value_name = "N")]
     pub(crate) media_max: Option<u32>,
+    /// Make these checkpoints from the live file system: the media before need not be there, and twice the volume's content is written
+    #[arg(long)]
+    pub(crate) checkpoint_live: bool,
     /// Encrypt the journal to this age recipient (age1..., as age-keygen prints it); given once for each, and this host becomes one, too
     #[arg(long, value_name = "RECIPIENT")]
     pub(crate) recipient: Vec<String>,
@@ -215,9 +221,10 @@ fn run(command: Command, json: bool) -> Result<u8> {
             print_result(json, &answer, &status::flush_as_text(&answer));
             Ok(if wait { say_holes(&answer) } else { 0 })
         }
-        Command::Checkpoint { path } => {
+        Command::Checkpoint { live, path } => {
             let answer = Client::connect()?.ask(&Request::Checkpoint {
                 path: absolute(path)?,
+                live,
             })?;
             print_result(json, &answer, &status::checkpoint_as_text(&answer));
             Ok(0)

@@ -77,6 +77,8 @@ struct FileVolume {
     checkpoint_hours: Option<u32>,
     media_max: Option<u32>,
     #[serde(default)]
+    checkpoint_live: bool,
+    #[serde(default)]
     recipients: Vec<String>,
     #[serde(default)]
     write_only: bool,
@@ -104,11 +106,12 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
         checkpoint_gib,
         checkpoint_hours,
         media_max,
+        checkpoint_live,
         recipient,
         write_only,
         replayer,
     } = arguments;
-    let checkpoints = policy(*checkpoint_gib, *checkpoint_hours, *media_max)
+    let checkpoints = policy(*checkpoint_gib, *checkpoint_hours, *media_max, *checkpoint_live)
         .and_then(|policy| check_encryption(recipient, *write_only, policy).map(|()| policy))
         .map_err(|why| coded(USAGE, why))?;
     let volumes = paths
@@ -164,6 +167,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  checkpoint_gib,
                  checkpoint_hours,
                  media_max,
+                 checkpoint_live,
                  recipients,
                  write_only,
                  replayer,
@@ -191,7 +195,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                 if barrier_s == 0 {
                     return Err("barrier_s is 0, at least 1 is needed".to_owned());
                 }
-                let checkpoints = policy(checkpoint_gib, checkpoint_hours, media_max)?;
+                let checkpoints = policy(checkpoint_gib, checkpoint_hours, media_max, checkpoint_live)?;
                 check_encryption(&recipients, write_only, checkpoints)?;
                 Ok(VolumeConfig {
                     path,
@@ -212,7 +216,12 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
 }
 
 /// When checkpoints are made, from what was asked for.
-fn policy(gib: Option<u32>, hours: Option<u32>, media_max: Option<u32>) -> Result<Policy, String> {
+fn policy(
+    gib: Option<u32>,
+    hours: Option<u32>,
+    media_max: Option<u32>,
+    is_live: bool,
+) -> Result<Policy, String> {
     for (name, value) in [("checkpoint_gib", gib), ("checkpoint_hours", hours)] {
         if value == Some(0) {
             return Err(format!("{name} is 0, at least 1 is needed"));
@@ -222,7 +231,13 @@ fn policy(gib: Option<u32>, hours: Option<u32>, media_max: Option<u32>) -> Resul
     if media_max.is_some_and(|media_max| media_max < 2) {
         return Err("media_max is below 2: a checkpoint is made while another medium is begun".to_owned());
     }
+    if is_live && gib.or(hours).or(media_max).is_none() {
+        return Err(
+            "checkpoint_live says nothing without checkpoint_gib, checkpoint_hours or media_max".to_owned(),
+        );
+    }
     Ok(Policy {
+        is_live,
         bytes: gib.map(|gib| u64::from(gib) << 30),
         interval: hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
         media_max,

@@ -53,6 +53,8 @@ pub(crate) enum Request {
     Checkpoint {
         /// Of which volume; `None` is all.
         path: Option<PathBuf>,
+        /// From the live file system.
+        live: bool,
     },
     /// Bring everything up to now onto the medium, and end that: the journal goes on on the next one.
     Eject {

@@ -279,7 +279,7 @@ impl Operations for Recorder {
                 self.each(path, |session| session.mark(&name))
             }
             Request::Flush { wait } => self.each(None, |session| session.flush(wait)),
-            Request::Checkpoint { path } => self.each(path, Session::checkpoint),
+            Request::Checkpoint { path, live } => self.each(path, |session| session.checkpoint(live)),
             Request::Eject { path } => self.each(path, Session::eject),
             Request::Detach { path } => self.detach(path),
         }

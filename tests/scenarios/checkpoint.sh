@@ -1,7 +1,7 @@
 #!/bin/bash
-# Checkpoints and retention: while a load runs, a checkpoint is made, by hand and where a bound says so, also under a kill; what was before it is taken
-# away, and what is promised is restored. One boot:
-# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 128 --disk 128 --disk 96 --disk 96 --timeout 900 --script FILE`; elsewhere with
+# Checkpoints and retention: while a load runs, a checkpoint is made, by hand and where a bound says so, also under a kill, and from the live file system
+# where the media before are away; what was before it is taken away, and what is promised is restored. One boot:
+# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 128 --disk 256 --disk 96 --disk 96 --timeout 900 --script FILE`; elsewhere with
 # `--kernel-args "tapeworm.fs=xfs"`.
 set -u
 
@@ -19,6 +19,7 @@ mkdir /a/keep && cp -a /etc /a/keep/ && ln -s nowhere /a/keep/link && mkfifo /a/
 truncate -s 40M /a/sparse && echo x | dd of=/a/sparse bs=1 seek=20M conv=notrunc status=none
 recording 1 attach /a --spool /work/spool --medium /m1 --medium /m2 --medium /m3
 expect 2 "media_max" recorder attach /a --spool /work/spool --medium /m1 --media-max 1
+expect 2 "checkpoint_live" recorder attach /a --spool /work/spool --medium /m1 --checkpoint-live
 grow first 12; moment one
 rm -r /a/keep/etc/apt; cp /a/first /a/second; moment two
 
@@ -37,12 +38,25 @@ echo after > /a/after-kill
 moment four
 patience=300 expect 0 "" recorder media eject
 for ((i = 0; i < 100; i++)); do [ "$(status '.volumes[0].medium_state.name')" = tape-2 ] && break; sleep 0.2; done
+echo "-- from the live file system, under load, while the medium before is away"
+umount /m1
+patience=300 expect 20 "tape-1" recorder checkpoint
+exec 9> /a/open-without-a-name && echo kept >&9 && rm /a/open-without-a-name
+begin_load
+patience=300 expect 0 "checkpoint of volume" recorder checkpoint --live
+end_load
+exec 9>&-
+moment live
+patience=180 expect 0 durable recorder flush --wait
+from "without what was before, from the live file system" live /m2
+patience=300 expect 0 "" replayer verify --medium /m2
+mount /dev/guest/disk2 /m1
 echo "-- the next medium gets a checkpoint, and is all that is needed"
 patience=300 expect 0 "checkpoint of volume" recorder checkpoint
-[ "$(replayer points --medium /m2 --json 2> "$out" | jq '[.volumes[].checkpoints[]] | length')" = 2 ] && ok || bad "not two checkpoints"
+[ "$(replayer points --medium /m2 --json 2> "$out" | jq '[.volumes[].checkpoints[]] | length')" = 3 ] && ok || bad "not three checkpoints"
 grow first 4; moment five
 patience=180 expect 0 durable recorder flush --wait
-for at in one two three four five; do from "all" $at /m1 /m2; done
+for at in one two three four live five; do from "all" $at /m1 /m2; done
 from "without what was before" five /m2
 two=$(replayer points --medium /m1 --medium /m2 --json 2> "$out" | jq -r '[.volumes[].points[] | select(.name == "two")][0] | "\(.epoch):\(.seq)"')
 expect 0 "epoch ${two%:*} seq ${two#*:} " replayer plan --medium /m1 --medium /m2 --at seq:$two
@@ -54,7 +68,8 @@ echo "-- rehearsed"
 patience=300 expect 0 "SAME" replayer rehearse --medium /m1 --medium /m2 --scratch /work
 [ -z "$(ls -d /work/tapeworm-rehearsal-* 2> /dev/null)" ] && ok || bad "the rehearsal left something"
 expect 0 ": the same, " recorder status
-cp -a /m2 /work/rotten && segment=$(ls -S /work/rotten/*/*.parquet | head -n 1) && chmod u+w $segment &&
+# What a restore reads: the data of the newest checkpoint.
+mkdir /work/rotten && cp -a /m2/* /work/rotten && segment=$(find /work/rotten -name '*.checkpoint.parquet' -size +500k | sort | tail -n 1) && chmod u+w $segment &&
     printf '\377\377\377' | dd of=$segment bs=1 seek=$(($(stat -c %s $segment) / 2)) conv=notrunc status=none
 patience=300 expect 30 "" replayer rehearse --medium /work/rotten --scratch /work
 expect 0 "FAILED" recorder status

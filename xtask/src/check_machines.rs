@@ -79,7 +79,7 @@ pub(crate) const CI: [Scenario; 12] = [
     Scenario {
         script: "checkpoint.sh",
         kernel: KernelLine::K6_1,
-        disks: &[512, 2048, 128, 128, 96, 96],
+        disks: &[512, 2048, 128, 256, 96, 96],
         usb: &[],
     },
     Scenario {

@@ -258,9 +258,18 @@ const NEEDS: &[Need] = &[
         BTRFS,
         &[("btrfs_fallocate", "fallocate_enter", None)],
     ),
+    // Ext4 calls file_modified for each buffered write before Linux 7.0.
     need(
         "fallocate, under the lock",
-        ALL,
+        EXT4,
+        &[
+            ("inode_dio_wait", "dio_wait", None),
+            ("file_modified", "file_modified", None),
+        ],
+    ),
+    need(
+        "fallocate, under the lock",
+        CLONING,
         &[("file_modified", "file_modified", None)],
     ),
     need(

@@ -97,6 +97,8 @@ impl Capture {
         let config = config(&kernel, volume, options)?;
         probes::ensure_tracefs()?;
         let probes = Probes::of(&volume.uuid);
+        // To one of the same name the kernel would add: each hit would be captured twice.
+        probes.remove().context("an earlier recorder's probes")?;
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", config_bytes(&config), true)
             .map_max_entries("EVENTS", options.ring_bytes)
@@ -247,11 +249,15 @@ impl Capture {
         } = self;
         remove_pins(&pin_dir)?;
         drop(programs);
-        // Without a link a probe does nothing: one that stays is in nobody's way until the next attach.
-        if let Err(error) = probes.remove() {
-            tracing::warn!("{error:#}");
-        }
+        remove_probes(&probes);
         Ok(())
+    }
+}
+
+/// Removes probes that have no links any more. One that stays does nothing, and is in nobody's way until the next attach, which waits for it.
+fn remove_probes(probes: &Probes) {
+    if let Err(error) = probes.remove() {
+        tracing::warn!("{error:#}");
     }
 }
 
@@ -316,7 +322,8 @@ fn open_map(pin_dir: &Path, name: &str) -> Result<MapData> {
 /// When a pin cannot be removed.
 pub(crate) fn remove_stale_pins(uuid: &str) -> Result<()> {
     remove_pins(&Path::new(PIN_ROOT).join(uuid))?;
-    Probes::of(uuid).remove()
+    remove_probes(&Probes::of(uuid));
+    Ok(())
 }
 
 fn pin_names(pin_dir: &Path) -> Result<Vec<String>> {

@@ -1,14 +1,16 @@
 //! Checkpoints: the state at a moment, made from the journal and written into it, on request or where a bound says so.
 //!
 //! Owns when one is made and in what portions it is handed to the writer of the journal, which goes on with the history between two of them. What a
-//! checkpoint is, and that it is read back before it counts, is the journal's.
+//! checkpoint is, and that it is read back before it counts, is the journal's. One from the live file system is made in the same way, after the
+//! whole volume was stated again as part of the history: then nothing of it lies on the media before.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use journal::record::{Op, Record};
+use journal::record::{InodeKey, Op, Record};
 use journal::{At, Checkpoint, CheckpointOf, CheckpointSize, Journal, Reader};
 use serde_json::{Value, json};
 
@@ -24,6 +26,16 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// Time until it is tried again where it could not be made.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How often what lies on media before is looked for and stated again: it may move into what was stated already, while that goes on.
+const RESTATE_ROUNDS: u32 = 5;
+
+/// What is to be stated again from the live file system, and where to say that it is.
+pub(super) struct Restate {
+    /// Only these inodes; everything where there are none.
+    pub(super) only: Option<Vec<InodeKey>>,
+    pub(super) done: SyncSender<()>,
+}
+
 /// When a checkpoint is made without being asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -33,6 +45,8 @@ pub(crate) struct Policy {
     pub(crate) interval: Option<Duration>,
     /// Before a restore of the newest moment needs more media than this.
     pub(crate) media_max: Option<u32>,
+    /// From the live file system, so that the media before need not be there.
+    pub(crate) is_live: bool,
 }
 
 /// Records on their way to the writer.
@@ -68,12 +82,12 @@ impl Portions<'_> {
 }
 
 impl Session {
-    /// Makes a checkpoint of the newest moment that is on the media. One at a time.
+    /// Makes a checkpoint of the newest moment that is on the media, `is_live` after stating the whole volume again from the live file system. One at a time.
     ///
     /// # Errors
     /// Exit code 31 where a hole is open, 20 where something that is left lies on a medium that is not there, 30 where what was read back is not
     /// what was to be written: then it does not count.
-    pub(super) fn checkpoint(&self) -> Result<Value> {
+    pub(super) fn checkpoint(&self, is_live: bool) -> Result<Value> {
         let _one = self
             .checkpointing
             .try_lock()
@@ -84,6 +98,9 @@ impl Session {
         );
         self.flush(true)?;
         let began = Instant::now();
+        if is_live {
+            self.restate()?;
+        }
         let (of, size) = self.write_checkpoint()?;
         tracing::warn!(
             "{}: a checkpoint of seq {} is made: {} inodes, {} bytes",
@@ -94,8 +111,56 @@ impl Session {
         );
         Ok(json!({
             "uuid": self.volume.uuid, "path": self.path, "epoch": self.sink.handle.epoch(), "seq": of.seq,
-            "inodes": size.inodes, "bytes": size.bytes, "records": size.records, "seconds": began.elapsed().as_secs(),
+            "is_live": is_live, "inodes": size.inodes, "bytes": size.bytes, "records": size.records, "seconds": began.elapsed().as_secs(),
         }))
+    }
+
+    /// States everything again, so that nothing of the newest moment lies before.
+    fn restate(&self) -> Result<()> {
+        let before = {
+            let reader = self.read_media()?;
+            let journal = self.own_journal(&reader)?;
+            journal
+                .segments()
+                .next_back()
+                .map(|segment| segment.manifest.index)
+        };
+        let before = before.context("nothing is on the media yet")?;
+        self.state_again(None)?;
+        for _ in 0..RESTATE_ROUNDS {
+            self.flush(true)?;
+            let reader = self.read_media()?;
+            let journal = self.own_journal(&reader)?;
+            let checkpoint = Checkpoint::new(journal, &journal.resolve(&At::Latest)?)?;
+            // What was moved or had no name while the volume was walked through.
+            let left = checkpoint.inodes_with_data_up_to(before);
+            if left.is_empty() {
+                break;
+            }
+            self.state_again(Some(left))?;
+        }
+        Ok(())
+    }
+
+    /// Has whoever reads the live file system state it again, and waits for that.
+    fn state_again(&self, only: Option<Vec<InodeKey>>) -> Result<()> {
+        let (done, is_done) = sync_channel(1);
+        let ended = "nobody reads the volume any more";
+        self.restates
+            .send(Restate { only, done })
+            .map_err(|_| anyhow!(ended))?;
+        loop {
+            pulse::beat();
+            match is_done.recv_timeout(STOP_INTERVAL) {
+                Ok(()) => return Ok(()),
+                Err(RecvTimeoutError::Disconnected) => return Err(anyhow!(ended)),
+                Err(RecvTimeoutError::Timeout) => self.sink.handle.check()?,
+            }
+            ensure!(
+                !self.sink.stop.load(Ordering::Relaxed),
+                "interrupted while a checkpoint was made: it does not count"
+            );
+        }
     }
 
     fn write_checkpoint(&self) -> Result<(CheckpointOf, CheckpointSize)> {
@@ -165,7 +230,7 @@ impl Session {
                 Ok(None) => {}
                 Ok(Some(why)) => {
                     tracing::warn!("{}: a checkpoint is due: {why}", self.path.display());
-                    match self.checkpoint() {
+                    match self.checkpoint(policy.is_live) {
                         Ok(_) => last = (Instant::now(), self.sink.handle.status().bytes_written),
                         Err(error) => {
                             tracing::error!("{}: no checkpoint: {error:#}", self.path.display());
@@ -193,6 +258,7 @@ impl Session {
             bytes: bytes_max,
             interval,
             media_max,
+            is_live: _,
         } = policy;
         if bytes_max.is_some_and(|max| bytes >= max) {
             return Ok(Some(format!("{bytes} bytes since the last one")));

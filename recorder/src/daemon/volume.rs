@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use journal::store::disk::SystemDisk;
 use journal::{Identities, VolumeInfo};
 use tokio::sync::mpsc;
 
-use super::checkpoints::Policy;
+use super::checkpoints::{Policy, Restate};
 use super::checks::Prepared;
 use super::event::{Event, RecordingLine};
 use super::moments::{Detached, Misses};
@@ -68,8 +68,18 @@ pub(crate) struct Session {
     pub(super) watched: Mutex<Watched>,
     /// Held while a checkpoint is made.
     pub(super) checkpointing: Mutex<()>,
+    /// To whoever reads the live file system: what is to be stated again.
+    pub(super) restates: SyncSender<Restate>,
     /// Held while it is detached; how that went.
     pub(super) detached: Mutex<Option<Detached>>,
+}
+
+/// What the thread needs that reads the live file system.
+struct Reading {
+    start: Start,
+    /// Where the journal before is read.
+    store: Arc<dyn Store>,
+    to_restate: Receiver<Restate>,
 }
 
 /// What ends with the recording.
@@ -120,6 +130,7 @@ impl Session {
         match Self::begin(place, &volume, &root, &mut capture, (left, start.from())) {
             Ok((pipeline, sink)) => {
                 let captured_seq = sink.handle.captured_seq();
+                let (restates, to_restate) = sync_channel(1);
                 let resumed_ms = start.resumed_seq().and(before_ms).unwrap_or_else(now_ms);
                 let session = Arc::new(Self {
                     path: config.path,
@@ -139,9 +150,15 @@ impl Session {
                     is_ending: RwLock::new(false),
                     watched: Mutex::new(Watched::new(captured_seq, resumed_ms)),
                     checkpointing: Mutex::new(()),
+                    restates,
                     detached: Mutex::new(None),
                 });
-                session.go_on(capture, pipeline, lock, events, (start, store))?;
+                let reading = Reading {
+                    start,
+                    store,
+                    to_restate,
+                };
+                session.go_on(capture, pipeline, lock, events, reading)?;
                 session.start_others(config.barrier, config.checkpoints)?;
                 Ok(session)
             }
@@ -228,7 +245,7 @@ impl Session {
         mut pipeline: Pipeline,
         lock: File,
         events: mpsc::Sender<Event>,
-        from: (Start, Arc<dyn Store>),
+        reading: Reading,
     ) -> Result<()> {
         let requests = Requests {
             receiver: pipeline.take_requests()?,
@@ -240,7 +257,7 @@ impl Session {
         let told = (Arc::clone(self), events.clone());
         let worker = self.sink.handle.pulses().spawn(
             "snapshots",
-            move || match session.base_and_repair(requests, &events, from) {
+            move || match session.base_and_repair(requests, &events, reading) {
                 Err(_) if session.sink.stop.load(Ordering::Relaxed) => Ok(()),
                 result => result,
             },
@@ -302,8 +319,13 @@ impl Session {
         &self,
         mut requests: Requests,
         events: &mpsc::Sender<Event>,
-        (start, store): (Start, Arc<dyn Store>),
+        reading: Reading,
     ) -> Result<()> {
+        let Reading {
+            start,
+            store,
+            to_restate,
+        } = reading;
         let counts = Counts::default();
         let seq = match start {
             Start::Resumed(seq) => seq,
@@ -331,6 +353,14 @@ impl Session {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Ok(Restate { only, done }) = to_restate.try_recv() {
+                match only {
+                    None => repairs.restate(&mut requests)?,
+                    Some(keys) => repairs.restate_these(&keys, &mut requests)?,
+                }
+                // Whoever asked may have been told to stop.
+                let _gone = done.try_send(());
             }
         }
         Ok(())
