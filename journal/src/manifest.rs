@@ -287,6 +287,15 @@ impl Manifest {
         object_name(&volume.uuid, *index, checkpoint.is_some(), encryption.is_some())
     }
 
+    /// Names of the files that segment and manifest are on a medium, or would be if they were not encrypted: digits and what they are of.
+    pub fn plain_file_names(&self) -> (String, String) {
+        let file = |name: String| name.trim_start_matches('/').to_owned();
+        (
+            file(object_name("", self.index, self.checkpoint.is_some(), false)),
+            file(manifest_name("", self.index)),
+        )
+    }
+
     /// Where the segment stands, as its key is bound to it.
     pub(crate) fn place(&self) -> Place<'_> {
         Place {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
+
 use crate::crypt::{Identities, SegmentKey};
 use crate::error::{Error, Result};
 use crate::index::{Carried, Index};
@@ -97,8 +99,11 @@ impl Segment {
         ))
     }
 
-    /// The bytes of its manifest.
-    pub(crate) fn manifest_bytes(&self) -> Result<Vec<u8>> {
+    /// The bytes of its manifest, as sealed.
+    ///
+    /// # Errors
+    /// [`Error::Integrity`] where they changed since they were read first, [`Error::Io`].
+    pub fn manifest_bytes(&self) -> Result<Vec<u8>> {
         let bytes = match &self.carried {
             Some((index, carried)) => index.manifest_bytes(carried)?,
             None => {
@@ -124,13 +129,9 @@ impl Segment {
         let mut end = 0;
         let read = |offset: u64, length: u64| {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            object.read_bytes(offset, length).map_err(|error| {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    Error::Integrity(self.damaged(error))
-                } else {
-                    Error::io(format!("read {}", self.name()), error)
-                }
-            })
+            object
+                .read_bytes(offset, length)
+                .map_err(|error| self.unreadable(error))
         };
         for group in &self.manifest.row_groups {
             if let Some(parts) = &group.parts {
@@ -149,6 +150,14 @@ impl Segment {
     /// The medium it is on.
     pub fn medium(&self) -> String {
         self.store.describe()
+    }
+
+    fn unreadable(&self, error: io::Error) -> Error {
+        if error.kind() == io::ErrorKind::InvalidData {
+            Error::Integrity(self.damaged(error))
+        } else {
+            Error::io(format!("read {}", self.name()), error)
+        }
     }
 
     fn damaged(&self, why: impl fmt::Display) -> String {
@@ -293,6 +302,34 @@ impl Segment {
         Ok(reader.map(move |item| item.map_err(|error| segment.located(error))))
     }
 
+    /// Reads the whole of it as a Parquet file, front to back, decrypted where it is encrypted. Each piece was compared with what was sealed.
+    ///
+    /// # Errors
+    /// As for [`Segment::records`].
+    pub fn plain(&self) -> Result<impl Iterator<Item = Result<Bytes>>> {
+        if self.is_carried() {
+            return Err(self.needs_medium());
+        }
+        let object = self.open_sealed()?;
+        let mut at = 0;
+        Ok(std::iter::from_fn(move || {
+            let length = usize::try_from(object.run(at))
+                .unwrap_or(usize::MAX)
+                .min(PLAIN_BYTES);
+            if length == 0 {
+                return None;
+            }
+            let piece = object.read_bytes(at, length);
+            // After an error there is nothing more.
+            at = if piece.is_ok() {
+                at + length as u64
+            } else {
+                u64::MAX
+            };
+            Some(piece.map_err(|error| self.unreadable(error)))
+        }))
+    }
+
     /// An error of its content, with what that costs; it is remembered as damaged.
     fn located(&self, error: Error) -> Error {
         match error {
@@ -319,6 +356,8 @@ impl Segment {
     }
 }
 
+/// Longest piece that [`Segment::plain`] gives.
+const PLAIN_BYTES: usize = 4 << 20;
 const NO_FILE: &str = "the file is missing, or is no file";
 
 /// Whether there is nothing of the name that was ever sealed.

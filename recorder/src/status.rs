@@ -130,6 +130,9 @@ pub(crate) struct VolumeStatus {
     pub(crate) medium: String,
     /// How it is.
     pub(crate) medium_state: MediumStatus,
+    /// The age recipients that the journal is encrypted to; none where it is not.
+    #[serde(default)]
+    pub(crate) recipients: Vec<String>,
     /// Threads that do not move.
     pub(crate) stalls: Vec<Stall>,
     /// What is captured passes.
@@ -177,6 +180,15 @@ pub(crate) fn as_text(answer: &Value) -> String {
             false => "everything".to_owned(),
         };
         let _infallible = writeln!(text, "  durable  {until}");
+        let recipients: Vec<&str> = volume["recipients"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        if !recipients.is_empty() {
+            let _infallible = writeln!(text, "  encrypted to {}", recipients.join(", "));
+        }
         let base = &volume["base"];
         if let Some(why) = base["whole_because"].as_str() {
             let _infallible = writeln!(text, "  base     whole: {why}");
@@ -367,6 +379,7 @@ mod tests {
             state: "recording".to_owned(),
             captured_seq: 100,
             durable_seq: 90,
+            recipients: vec!["age1a".to_owned(), "age1b".to_owned()],
             ..VolumeStatus::default()
         };
         let answer = json!({ "volumes": [status] });
@@ -376,6 +389,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("0 missed hits"), "{text}");
+        assert!(text.contains("encrypted to age1a, age1b\n"), "{text}");
         assert_eq!(exit_code(&answer), 0);
         assert_eq!(exit_code(&json!({ "volumes": [{ "error": "x" }] })), FAILED);
     }

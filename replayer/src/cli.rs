@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Print the rows of the journal.
     Dump(DumpArgs),
+    /// Write the segments as plain Parquet, decrypted where they are encrypted, for any SQL engine.
+    Export(ExportArgs),
     /// Make an identity for an encrypted journal: the secret goes into a new file, whom to encrypt to is printed.
     Keygen(KeygenArgs),
 }
@@ -221,6 +223,20 @@ pub(crate) struct PointsArgs {
     #[command(flatten)]
     pub(crate) media: MediaArgs,
     /// Only this volume.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) volume: Option<String>,
+}
+
+/// `replayer export`.
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// Where the journal lies.
+    #[command(flatten)]
+    pub(crate) media: MediaArgs,
+    /// Directory to write into, which must be empty, or is made: it gets a directory for the volume, and in it the files as on the medium.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Which volume, where the media hold several.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,
 }

@@ -8,6 +8,7 @@ mod damage;
 mod drive;
 mod dump;
 mod exit;
+mod export;
 mod keygen;
 mod media;
 mod output;
@@ -65,6 +66,7 @@ fn command(command: &Command, format: Format) -> Result<Exit> {
         Command::Rehearse(args) => rehearse::run(args, format),
         Command::Mount(args) => past::mount(args, format),
         Command::Dump(args) => dump::run(args, format),
+        Command::Export(args) => export::run(args, format),
         Command::Keygen(args) => keygen::run(args, format),
     }
 }

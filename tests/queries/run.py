@@ -1,9 +1,10 @@
-"""run.py PAGE MEDIUM [--write]: runs every query of the page over the medium with DuckDB, and compares what comes out with what the page shows, or
-writes it there. Then pyarrow and DataFusion must find in the same segments, as they lie there, what DuckDB finds."""
+"""run.py PAGE MEDIUM EXPORTED RECORDS [--write]: runs every query of the page over the medium with DuckDB, and compares what comes out with what the page
+shows, or writes it there. Then pyarrow and DataFusion must find in the same segments, as they lie there, what DuckDB finds; and the page's view must
+find in what was exported from an encrypted medium the numbers of the records that are a line each in the file RECORDS."""
 import difflib, glob, json, re, sys
 import datafusion, duckdb, pyarrow.dataset
 
-page_path, medium, *options = sys.argv[1:]
+page_path, medium, exported, records, *options = sys.argv[1:]
 duck = duckdb.connect()
 asked = 0
 
@@ -50,5 +51,10 @@ for engine, rows in seen.items():
     print(f"{engine}: {sum(row[1] for row in rows)} records, {len(rows)} operations")
 sealed = sum(json.load(open(path))["records"] for path in glob.glob(f"{volume}*.manifest.json"))
 print(f"{asked} queries asked, {sealed} records are sealed")
-alike = all(rows == seen["DuckDB"] for rows in seen.values()) and sealed == sum(row[1] for row in seen["DuckDB"])
+other = duckdb.connect()
+[views] = re.findall(r"```sql\n(CREATE MACRO .*?)```", page, flags=re.S)
+other.execute(views.replace("MEDIUM", exported))
+decrypted = [seq for (seq,) in other.sql("SELECT seq FROM journal ORDER BY moment").fetchall()]
+print(f"{len(decrypted)} records were encrypted")
+alike = decrypted == [json.loads(line)["seq"] for line in open(records)] and all(rows == seen["DuckDB"] for rows in seen.values()) and sealed == sum(row[1] for row in seen["DuckDB"])
 sys.exit(page != after or not asked or not alike)

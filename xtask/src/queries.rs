@@ -10,7 +10,11 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::Outcome;
+use crate::build::{self, Profile};
 use crate::setup::{self, say};
+
+/// A medium that is encrypted, with what reads it.
+const ENCRYPTED: &str = "tests/golden/v7-encrypted";
 
 /// What `cargo xtask queries` does.
 #[derive(Args)]
@@ -25,18 +29,31 @@ pub(crate) fn run(args: QueriesArgs) -> Outcome {
     pass(write).map(|()| ExitCode::SUCCESS)
 }
 
-/// Runs every query over the journal of the tests; passes when what comes out is what the page shows, and all engines see the same records.
+/// Runs every query over the journal of the tests; passes when what comes out is what the page shows, and all engines see the same records. What is exported
+/// from an encrypted medium is asked, too.
 ///
 /// # Errors
 /// When the engines are missing and cannot be installed, a query fails, or anything differs.
 pub(crate) fn pass(write: bool) -> Result<()> {
     let python = ensure_engines().context("provide DuckDB, pyarrow and DataFusion")?;
+    let exported = tempfile::tempdir().context("make a directory for what is exported")?;
+    let root = setup::workspace_root();
+    let encrypted = root.join(ENCRYPTED);
+    setup::run(
+        Command::new(build::build_all(Profile::Dev)?.bin_dir.join("replayer"))
+            .arg("export")
+            .arg("--medium")
+            .arg(&encrypted)
+            .arg("--identity")
+            .arg(encrypted.join("identity"))
+            .arg("--to")
+            .arg(exported.path()),
+    )?;
     let mut cmd = Command::new(python);
-    cmd.current_dir(setup::workspace_root()).args([
-        "tests/queries/run.py",
-        "docs/queries.md",
-        "tests/queries/journal",
-    ]);
+    cmd.current_dir(root)
+        .args(["tests/queries/run.py", "docs/queries.md", "tests/queries/journal"])
+        .arg(exported.path())
+        .arg(encrypted.join("expected.jsonl"));
     if write {
         cmd.arg("--write");
     }

@@ -199,7 +199,7 @@ impl Session {
 
     /// What is on the media that are there now.
     fn read_media(&self) -> Result<Reader> {
-        Reader::open_with(self.shelf.stores(), &self.identities).context("read the journal")
+        Reader::open_with(self.shelf.stores(), &self.keys.identities).context("read the journal")
     }
 
     /// The chain that is being written.

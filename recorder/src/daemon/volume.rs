@@ -11,9 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use journal::VolumeInfo;
 use journal::store::Store;
 use journal::store::disk::SystemDisk;
-use journal::{Identities, VolumeInfo};
 use tokio::sync::mpsc;
 
 use super::checkpoints::{Policy, Restate};
@@ -30,6 +30,7 @@ use crate::base::{Progress, Scan};
 use crate::canary;
 use crate::capture::{self, Capture, CaptureOptions, Volume};
 use crate::control::RUN_DIR;
+use crate::key::Keys;
 use crate::pipeline::{Left, Limits, OnFull, Pipeline, PipelineOptions, SharedArrays, Throttle};
 use crate::pulse;
 use crate::reconcile::{Dead, Known};
@@ -48,8 +49,7 @@ pub(crate) struct Session {
     pub(super) shelf: Arc<Shelf>,
     pub(super) spool_dir: PathBuf,
     pub(super) volume: Volume,
-    /// Reads what was encrypted.
-    pub(super) identities: Identities,
+    pub(super) keys: Keys,
     pub(super) root: Arc<Root>,
     pub(super) sink: PipelineSink,
     pub(super) state: AtomicU8,
@@ -137,7 +137,7 @@ impl Session {
                     shelf,
                     spool_dir,
                     volume,
-                    identities: keys.identities,
+                    keys,
                     root,
                     sink,
                     state: AtomicU8::new(STATE_BASE),
@@ -330,7 +330,8 @@ impl Session {
         let seq = match start {
             Start::Resumed(seq) => seq,
             Start::Anew(dead) => {
-                let (known, base) = start::known(dead, (store, &self.identities), &self.volume, &self.root);
+                let (known, base) =
+                    start::known(dead, (store, &self.keys.identities), &self.volume, &self.root);
                 *self.base_taken() = base;
                 self.base(&mut requests, &counts, known)?
             }

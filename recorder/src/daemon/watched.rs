@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use abi::Counter;
+use journal::Recipients;
 
 use super::lag::Lag;
 use super::medium::Look;
@@ -187,6 +188,12 @@ impl Session {
             base: self.base_taken().clone(),
             medium: self.shelf.current().path.display().to_string(),
             medium_state: medium_state(&status, watched.medium.as_ref()),
+            recipients: self
+                .keys
+                .recipients
+                .as_ref()
+                .map(Recipients::names)
+                .unwrap_or_default(),
             stalls: watched.stalls.clone(),
             is_passing: !watched.passing.is_late,
             blind_since: watched.blind.as_ref().map(|blind| rfc3339(blind.since_ms)),
