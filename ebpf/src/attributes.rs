@@ -12,7 +12,7 @@ use aya_ebpf::maps::Array;
 
 use crate::emit::{NONE, Record, emit};
 use crate::kernel::{
-    Reader, atime, dentry_inode, dir_state, file_inode, inode_ref, offset, recorded, vfs_inode,
+    Reader, dentry_inode, file_inode, inode_ref, offset, recorded, times, vfs_inode,
 };
 use crate::maps::{Note, begin_note, excluded, lose, note, take_note};
 
@@ -172,13 +172,15 @@ pub(crate) fn xfs_times_set(private: u64, what: u64) {
 fn news(inode: u64) -> bool {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut reader = Reader::new();
-    let atime = atime(&mut reader, inode);
     // Inode, modification and change time: what a directory's state is made of, too.
-    let DirState {
-        inode: subject,
-        mtime,
-        ctime,
-    } = dir_state(&mut reader, inode);
+    let (
+        atime,
+        DirState {
+            inode: subject,
+            mtime,
+            ctime,
+        },
+    ) = times(&mut reader, inode);
     if reader.failed() {
         // The event will say so.
         return true;

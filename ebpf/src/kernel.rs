@@ -2,6 +2,8 @@
 
 use abi::{ABSENT, Config, Counter, DirState, InodeRef, InodeState, Time, features};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 
 use crate::maps::count;
 
@@ -136,80 +138,139 @@ pub(crate) fn inode_ref(reader: &mut Reader, inode: u64) -> InodeRef {
     }
 }
 
-#[inline(always)]
-fn time(reader: &mut Reader, inode: u64, whole: u64, sec: u64, nsec: u64) -> Time {
-    if config!(features) & features::INODE_TIMES_ARE_STRUCTS != 0 {
+/// Bytes of [`InodeBytes`].
+const INODE_BYTES_MAX: usize = abi::INODE_BYTES_MAX as usize;
+
+/// The begin of an inode, where most of what is told of it lies, read at once: a call for each field costs more than the field. Not on the stack,
+/// which is 512 bytes deep for all callers together. A probe is neither preempted nor interrupted by another one, so there is one at a time.
+#[map]
+static INODES: PerCpuArray<InodeBytes> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for the last field, wherever an offset says that it is.
+#[repr(C, align(8))]
+struct InodeBytes([u8; INODE_BYTES_MAX + 8]);
+
+/// An inode as it was a moment ago; until the next one is read.
+struct InodeNow {
+    bytes: *const u8,
+    key: InodeRef,
+}
+
+impl InodeNow {
+    #[inline(always)]
+    fn read(reader: &mut Reader, inode: u64) -> Option<Self> {
+        let Some(bytes) = INODES.get_ptr_mut(0) else {
+            reader.saw(-1);
+            return None;
+        };
+        let length = config!(inode_bytes) & (INODE_BYTES_MAX as u32 - 1);
+        // SAFETY: a slot of the map, of this processor, and at least as long.
+        reader.saw(unsafe { bpf_probe_read_kernel(bytes.cast(), length, inode as *const _) });
+        let mut now = Self {
+            bytes: bytes.cast(),
+            key: InodeRef {
+                ino: 0,
+                // Where structs of locks and lists come before it, it is too far from the others.
+                generation: reader.get(inode + offset!(inode_generation)),
+                pad: 0,
+            },
+        };
+        now.key.ino = now.get(offset!(inode_ino));
+        Some(now)
+    }
+
+    /// A field; what the loader said to be the length reaches over all that are asked for.
+    #[inline(always)]
+    fn get<T: Copy>(&self, offset: u64) -> T {
+        let offset = offset as usize & (INODE_BYTES_MAX - 1);
+        // SAFETY: within the slot; the kernel aligns its fields, and the slot is aligned like an inode.
+        unsafe { self.bytes.add(offset).cast::<T>().read() }
+    }
+
+    #[inline(always)]
+    fn time(&self, whole: u64, sec: u64, nsec: u64) -> Time {
+        let (sec, nsec) = if config!(features) & features::INODE_TIMES_ARE_STRUCTS != 0 {
+            (whole, whole + 8)
+        } else {
+            (sec, nsec)
+        };
         Time {
-            sec: reader.get(inode + whole),
-            nsec: reader.get(inode + whole + 8),
+            sec: self.get(sec),
+            nsec: self.get(nsec),
             pad: 0,
         }
-    } else {
-        Time {
-            sec: reader.get(inode + sec),
-            nsec: reader.get(inode + nsec),
-            pad: 0,
+    }
+
+    #[inline(always)]
+    fn atime(&self) -> Time {
+        self.time(
+            offset!(inode_atime),
+            offset!(inode_atime_sec),
+            offset!(inode_atime_nsec),
+        )
+    }
+
+    #[inline(always)]
+    fn mtime(&self) -> Time {
+        self.time(
+            offset!(inode_mtime),
+            offset!(inode_mtime_sec),
+            offset!(inode_mtime_nsec),
+        )
+    }
+
+    #[inline(always)]
+    fn ctime(&self) -> Time {
+        let (sec, nsec) = (offset!(inode_ctime_sec), offset!(inode_ctime_nsec));
+        // 6.6 moved only the change time; its struct is then spelled `__i_ctime`, which the loader has found.
+        let mut time = self.time(offset!(inode_ctime), sec, nsec);
+        // A multigrain change time keeps a flag above the nanoseconds.
+        time.nsec &= 0x3fff_ffff;
+        time
+    }
+
+    #[inline(always)]
+    fn dir_state(&self) -> DirState {
+        DirState {
+            inode: self.key,
+            mtime: self.mtime(),
+            ctime: self.ctime(),
         }
     }
 }
 
+/// Access time of an inode, and what else a directory is stated by; nothing where it cannot be read, and the reader knows.
 #[inline(always)]
-pub(crate) fn atime(reader: &mut Reader, inode: u64) -> Time {
-    time(
-        reader,
-        inode,
-        offset!(inode_atime),
-        offset!(inode_atime_sec),
-        offset!(inode_atime_nsec),
-    )
-}
-
-#[inline(always)]
-fn mtime(reader: &mut Reader, inode: u64) -> Time {
-    time(
-        reader,
-        inode,
-        offset!(inode_mtime),
-        offset!(inode_mtime_sec),
-        offset!(inode_mtime_nsec),
-    )
-}
-
-#[inline(always)]
-fn ctime(reader: &mut Reader, inode: u64) -> Time {
-    let (sec, nsec) = (offset!(inode_ctime_sec), offset!(inode_ctime_nsec));
-    // 6.6 moved only the change time; its struct is then spelled `__i_ctime`, which the loader has found.
-    let mut time = time(reader, inode, offset!(inode_ctime), sec, nsec);
-    // A multigrain change time keeps a flag above the nanoseconds.
-    time.nsec &= 0x3fff_ffff;
-    time
+pub(crate) fn times(reader: &mut Reader, inode: u64) -> (Time, DirState) {
+    InodeNow::read(reader, inode)
+        .map(|now| (now.atime(), now.dir_state()))
+        .unwrap_or_default()
 }
 
 #[inline(always)]
 pub(crate) fn dir_state(reader: &mut Reader, inode: u64) -> DirState {
-    DirState {
-        inode: inode_ref(reader, inode),
-        mtime: mtime(reader, inode),
-        ctime: ctime(reader, inode),
-    }
+    InodeNow::read(reader, inode)
+        .map(|now| now.dir_state())
+        .unwrap_or_default()
 }
 
 #[inline(always)]
 pub(crate) fn inode_state(reader: &mut Reader, inode: u64) -> InodeState {
-    let mode: u16 = reader.get(inode + offset!(inode_mode));
-    InodeState {
-        inode: inode_ref(reader, inode),
-        mode: u32::from(mode),
-        uid: reader.get(inode + offset!(inode_uid)),
-        gid: reader.get(inode + offset!(inode_gid)),
-        rdev: reader.get(inode + offset!(inode_rdev)),
-        nlink: reader.get(inode + offset!(inode_nlink)),
-        flags: reader.get(inode + offset!(inode_flags)),
-        size: reader.get(inode + offset!(inode_size)),
-        atime: atime(reader, inode),
-        mtime: mtime(reader, inode),
-        ctime: ctime(reader, inode),
-    }
+    InodeNow::read(reader, inode)
+        .map(|now| InodeState {
+            inode: now.key,
+            mode: u32::from(now.get::<u16>(offset!(inode_mode))),
+            uid: now.get(offset!(inode_uid)),
+            gid: now.get(offset!(inode_gid)),
+            rdev: now.get(offset!(inode_rdev)),
+            nlink: now.get(offset!(inode_nlink)),
+            flags: now.get(offset!(inode_flags)),
+            size: now.get(offset!(inode_size)),
+            atime: now.atime(),
+            mtime: now.mtime(),
+            ctime: now.ctime(),
+        })
+        .unwrap_or_default()
 }
 
 /// The inode behind a dentry.
@@ -284,11 +345,28 @@ pub(crate) fn folio_is_uptodate(folio: u64) -> bool {
     (flags >> (config!(pg_uptodate_bit) & 63)) & 1 != 0
 }
 
+/// What the kernel has in `vmemmap_base` and `page_offset_base`: set while it boots, so read once.
+static mut VMEMMAP_BASE: u64 = 0;
+static mut PAGE_OFFSET_BASE: u64 = 0;
+
+/// The value of a variable of the kernel that does not change, kept in `slot`.
+#[inline(always)]
+fn constant(slot: *mut u64, address: u64) -> u64 {
+    // SAFETY: one of ours, aligned; whoever else writes it writes the same.
+    unsafe {
+        let mut value = slot.read_volatile();
+        if value == 0 {
+            value = Reader::new().get(address);
+            slot.write_volatile(value);
+        }
+        value
+    }
+}
+
 /// Address of a page's bytes in the kernel's direct map.
 #[inline(always)]
 pub(crate) fn page_address(page: u64) -> u64 {
-    let mut reader = Reader::new();
-    let vmemmap: u64 = reader.get(config!(vmemmap_base_address));
-    let page_offset: u64 = reader.get(config!(page_offset_base_address));
+    let vmemmap = constant(&raw mut VMEMMAP_BASE, config!(vmemmap_base_address));
+    let page_offset = constant(&raw mut PAGE_OFFSET_BASE, config!(page_offset_base_address));
     ((page.wrapping_sub(vmemmap) >> 6) << 12).wrapping_add(page_offset)
 }

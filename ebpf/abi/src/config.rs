@@ -131,6 +131,38 @@ impl Default for Private {
     }
 }
 
+/// Most bytes of an inode that are read at once; a power of two.
+pub const INODE_BYTES_MAX: u32 = 512;
+
+impl Offsets {
+    /// How many bytes of an inode hold all of its members but the superblock, the generation and the ACLs; a multiple of 8.
+    pub fn inode_bytes(&self) -> u32 {
+        const TIMESPEC_BYTES: u32 = 16;
+        let ends = [
+            (self.inode_ino, 8),
+            (self.inode_mode, 2),
+            (self.inode_uid, 4),
+            (self.inode_gid, 4),
+            (self.inode_rdev, 4),
+            (self.inode_nlink, 4),
+            (self.inode_flags, 4),
+            (self.inode_size, 8),
+            (self.inode_atime, TIMESPEC_BYTES),
+            (self.inode_mtime, TIMESPEC_BYTES),
+            (self.inode_ctime, TIMESPEC_BYTES),
+            (self.inode_atime_sec, 8),
+            (self.inode_atime_nsec, 4),
+            (self.inode_mtime_sec, 8),
+            (self.inode_mtime_nsec, 4),
+            (self.inode_ctime_sec, 8),
+            (self.inode_ctime_nsec, 4),
+        ];
+        let there = ends.iter().filter(|(offset, _)| *offset != ABSENT);
+        let end = there.map(|(offset, bytes)| offset.saturating_add(*bytes)).max();
+        end.unwrap_or(0).min(INODE_BYTES_MAX).next_multiple_of(8)
+    }
+}
+
 /// Everything that a program must know of this kernel and this volume.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,8 +187,10 @@ pub struct Config {
     pub private: Private,
     /// Member offsets.
     pub offsets: Offsets,
+    /// Bytes from the begin of an inode that hold all of its members but the superblock, the generation and the ACLs; a multiple of 8, below [`INODE_BYTES_MAX`].
+    pub inode_bytes: u32,
     /// Zero.
-    pub pad: [u32; 7],
+    pub pad: [u32; 6],
 }
 
 /// Bits of [`Config::features`].
@@ -174,3 +208,30 @@ pub mod features {
 }
 
 const _: () = assert!(size_of::<Config>().is_multiple_of(8));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inode_is_read_up_to_the_last_member_that_is_told() {
+        let near = Offsets {
+            inode_size: 80,
+            inode_ctime_nsec: 124,
+            inode_ctime: ABSENT,
+            inode_generation: 500,
+            ..Offsets::default()
+        };
+        assert_eq!(near.inode_bytes(), 128);
+        let structs = Offsets {
+            inode_ctime: 120,
+            ..near
+        };
+        assert_eq!(structs.inode_bytes(), 136);
+        let far = Offsets {
+            inode_uid: ABSENT - 1,
+            ..near
+        };
+        assert_eq!(far.inode_bytes(), INODE_BYTES_MAX);
+    }
+}

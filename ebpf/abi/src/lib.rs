@@ -10,7 +10,7 @@ mod config;
 mod event;
 mod shared;
 
-pub use config::{ABSENT, Config, Offsets, Private, features};
+pub use config::{ABSENT, Config, INODE_BYTES_MAX, Offsets, Private, features};
 pub use event::{
     Actor, AttrBody, DataBody, DirState, Event, EventKind, Head, InodeRef, InodeState, NameBlock, RangeBody,
     Time, XattrBody, event_flags,

@@ -13,7 +13,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use abi::{ABI_VERSION, Config, Counter, features};
+use abi::{ABI_VERSION, Config, Counter, INODE_BYTES_MAX, features};
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{HashMap, MapData};
 use aya::programs::{KProbe, ProbeKind, ProgramInfo};
@@ -404,6 +404,12 @@ fn last_lines(error: &dyn std::error::Error) -> String {
 }
 
 fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Result<Config> {
+    let inode_bytes = kernel.offsets.inode_bytes();
+    ensure!(
+        (1..INODE_BYTES_MAX).contains(&inode_bytes),
+        "kernel {}: what is told of an inode takes {inode_bytes} bytes of it: this recorder does not know this kernel yet",
+        kernel.release
+    );
     let mut config = Config {
         abi_version: ABI_VERSION,
         device: volume.device,
@@ -419,7 +425,8 @@ fn config(kernel: &Kernel, volume: &Volume, options: &CaptureOptions) -> Result<
         pg_uptodate_bit: kernel.pg_uptodate_bit,
         private: kernel.private(&volume.fs_type)?,
         offsets: kernel.offsets,
-        pad: [0; 7],
+        inode_bytes,
+        pad: [0; 6],
     };
     if config.offsets.folio_order == abi::ABSENT {
         config.features |= features::FOLIO_ORDER_IN_FLAGS;
