@@ -11,9 +11,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 
 use crate::emit::{NONE, Record, emit};
-use crate::kernel::{
-    Reader, dentry_inode, file_inode, inode_ref, offset, recorded, times, vfs_inode,
-};
+use crate::kernel::{Reader, dentry_inode, file_inode, inode_ref, offset, recorded, times, vfs_inode};
 use crate::maps::{Note, begin_note, excluded, lose, note, take_note};
 
 /// `ATTR_MODE | ATTR_UID | ATTR_GID | ATTR_SIZE | ATTR_ATIME | ATTR_MTIME | ATTR_CTIME`.
