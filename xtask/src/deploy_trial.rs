@@ -61,6 +61,7 @@ pub(crate) fn pass() -> Result<()> {
         timeout: TIME_MAX,
         dir: dir.clone(),
         kernel_args: String::new(),
+        in_turns: false,
     };
     let ended = machine.run(&mut Shown)?;
     ensure!(

@@ -120,6 +120,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) dir: PathBuf,
     /// Added to the kernel's command line.
     pub(crate) kernel_args: String,
+    /// Emulate the processors in turns, not at once.
+    pub(crate) in_turns: bool,
 }
 
 /// Where the job's output goes while it runs.

@@ -471,6 +471,7 @@ impl<'a> Stage<'a> {
             timeout: Duration::from_secs(self.trip.timeout),
             dir,
             kernel_args: String::new(),
+            in_turns: false,
         }
     }
 

@@ -64,6 +64,9 @@ pub(crate) struct RunArgs {
     /// Added to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     kernel_args: String,
+    /// Emulate the processors in turns, not at once: where probes come and go under load, QEMU may run code that is not there any more
+    #[arg(long)]
+    in_turns: bool,
     /// Keep disks, logs and what the script left in /results in this directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -85,6 +88,8 @@ pub(crate) struct Scripted<'a> {
     pub(crate) timeout: u64,
     /// Added to the kernel's command line.
     pub(crate) kernel_args: String,
+    /// Emulate the processors in turns.
+    pub(crate) in_turns: bool,
 }
 
 /// Runs it; returns its exit code, and the figures that it printed.
@@ -99,6 +104,7 @@ pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<(u8, Figures)> {
         usb,
         timeout,
         kernel_args,
+        in_turns,
     } = scripted;
     let blank = |sizes: &[u64]| sizes.iter().map(|&mib| DiskSource::Blank { mib }).collect();
     let mut noted = Noted::new(Through);
@@ -114,6 +120,7 @@ pub(crate) fn scripted(scripted: Scripted<'_>) -> Result<(u8, Figures)> {
         systemd: false,
         binaries: true,
         kernel_args,
+        in_turns,
         keep: None,
     };
     let code = boot(&args, &mut noted)?;
@@ -165,6 +172,7 @@ pub(crate) fn measuring(measuring: Measuring<'_>, sink: &mut dyn Sink) -> Result
         systemd: false,
         binaries: false,
         kernel_args: String::new(),
+        in_turns: false,
         keep: Some(keep.to_path_buf()),
     };
     boot(&args, sink)
@@ -205,6 +213,7 @@ fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
         timeout: Duration::from_secs(args.timeout),
         dir: dir.clone(),
         kernel_args: args.kernel_args.clone(),
+        in_turns: args.in_turns,
     };
     let ended = machine.run(sink)?;
     for warning in &ended.warnings {

@@ -95,6 +95,7 @@ impl Series {
             timeout: self.timeout,
             dir: self.dir.join(name),
             kernel_args: String::new(),
+            in_turns: false,
         })
     }
 
