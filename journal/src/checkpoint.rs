@@ -54,18 +54,26 @@ pub struct CheckpointSize {
 }
 
 impl<'a> Checkpoint<'a> {
+    /// Whether one can be made of a moment.
+    ///
+    /// # Errors
+    /// [`Error::HoleInRange`] where a hole is open then: what is not known cannot be stated.
+    pub fn check(point: &ResolvedPoint) -> Result<()> {
+        match point.open_holes.first() {
+            None => Ok(()),
+            Some(hole) => Err(Error::HoleInRange(format!(
+                "numbers {} to {} are a hole that is not repaired: no checkpoint can be made before it is",
+                hole.first_seq, hole.last_seq
+            ))),
+        }
+    }
+
     /// Folds the journal up to a moment.
     ///
     /// # Errors
-    /// [`Error::HoleInRange`] where a hole is open at the moment: what is not known cannot be stated; [`Error::MediumNeeded`],
-    /// [`Error::Integrity`], [`Error::Io`].
+    /// As [`Checkpoint::check`]; [`Error::MediumNeeded`], [`Error::Integrity`], [`Error::Io`].
     pub fn new(journal: &'a Journal, point: &ResolvedPoint) -> Result<Self> {
-        if let Some(hole) = point.open_holes.first() {
-            return Err(Error::HoleInRange(format!(
-                "numbers {} to {} are a hole that is not repaired: no checkpoint can be made before it is",
-                hole.first_seq, hole.last_seq
-            )));
-        }
+        Self::check(point)?;
         let state = fold(journal, &point.spans())?;
         let mut keys: Vec<InodeKey> = state.inodes().map(|(key, _)| *key).collect();
         keys.sort_unstable();

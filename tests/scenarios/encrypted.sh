@@ -95,6 +95,7 @@ for round in first second; do
     [ "$(status '.volumes[0].base.continues != null')" = false ] && ok || bad "went on from what it cannot read"
     grow big 1; moment alone-$round
     expect 12 "encrypted to" recorder checkpoint
+    expect 12 "encrypted to" recorder checkpoint --live
     patience=180 expect 0 "" recorder detach
     ended 0 ""
 done

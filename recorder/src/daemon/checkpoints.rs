@@ -120,6 +120,8 @@ impl Session {
         let before = {
             let reader = self.read_media()?;
             let journal = self.own_journal(&reader)?;
+            // What keeps it from being made is found before everything is written again.
+            Checkpoint::check(&journal.resolve(&At::Latest)?)?;
             journal
                 .segments()
                 .next_back()

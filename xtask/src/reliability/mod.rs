@@ -201,7 +201,7 @@ impl Run {
             }
             (Fault::Reattach, Some((kernel, fs))) => {
                 let args = format!("tapeworm.rounds={faults} tapeworm.fs={fs} tapeworm.seed={seed}");
-                check_machines::pass_with("reattach.sh", kernel, args)
+                check_machines::pass_in_turns("reattach.sh", kernel, args)
             }
             (Fault::Unrecorded, Some((kernel, _))) => {
                 check_machines::pass_with("unrecorded.sh", kernel, format!("tapeworm.pairs={PAIRS}"))
