@@ -258,7 +258,7 @@ const NEEDS: &[Need] = &[
         BTRFS,
         &[("btrfs_fallocate", "fallocate_enter", None)],
     ),
-    // Ext4 calls file_modified for each buffered write before Linux 7.0.
+    // Of 6.1 and 6.12, ext4 calls file_modified for each buffered write, too.
     need(
         "fallocate, under the lock",
         EXT4,

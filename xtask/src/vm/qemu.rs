@@ -97,9 +97,9 @@ impl Machine<'_> {
 /// Emulation that works everywhere. Without a PMU, which kernels would try to use and fail.
 pub(super) const TCG: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max,pmu=off"];
 
-/// The same, one processor after the other. At once, a processor may translate code just before another one writes it and just after what was translated
-/// of it was thrown away, and run that for ever (QEMU 7.2 invalidates, then stores). A kernel that puts probes in and out under load then meets the breakpoint
-/// that it had patched the code through, takes it for a probe of its own, and goes on at address 0: seen once in 45 times, on a full host.
+/// The same, one processor after the other. At once, a processor may translate code after what was translated of it was thrown away and before another one
+/// writes it, and run that for ever (QEMU 7.2 invalidates, then stores). Once a kernel that put probes in and out under load went on at address 0, as it does
+/// where it meets a breakpoint that it has patched out: that fits, but nobody has shown it.
 pub(super) const TCG_IN_TURNS: [&str; 4] = ["-accel", "tcg,thread=single", "-cpu", "max,pmu=off"];
 
 /// Ends the guest on every kernel error, and gives slow emulation more time before it counts as locked up.
