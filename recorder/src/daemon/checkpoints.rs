@@ -98,10 +98,8 @@ impl Session {
         );
         self.flush(true)?;
         let began = Instant::now();
-        if is_live {
-            self.restate()?;
-        }
-        let (of, size) = self.write_checkpoint()?;
+        let before = is_live.then(|| self.restate()).transpose()?;
+        let (of, size) = self.write_checkpoint(before)?;
         tracing::warn!(
             "{}: a checkpoint of seq {} is made: {} inodes, {} bytes",
             self.path.display(),
@@ -115,33 +113,17 @@ impl Session {
         }))
     }
 
-    /// States everything again, so that nothing of the newest moment lies before.
-    fn restate(&self) -> Result<()> {
-        let before = {
-            let reader = self.read_media()?;
-            let journal = self.own_journal(&reader)?;
-            // What keeps it from being made is found before everything is written again.
-            Checkpoint::check(&journal.resolve(&At::Latest)?)?;
-            journal
-                .segments()
-                .next_back()
-                .map(|segment| segment.manifest.index)
-        };
-        let before = before.context("nothing is on the media yet")?;
+    /// States everything again; returns the newest segment from before that.
+    fn restate(&self) -> Result<u64> {
+        let reader = self.read_media()?;
+        let journal = self.own_journal(&reader)?;
+        // What keeps a checkpoint from being made is found before everything is written again.
+        Checkpoint::check(&journal.resolve(&At::Latest)?)?;
+        let newest = journal.segments().next_back();
+        let before = newest.context("nothing is on the media yet")?.manifest.index;
         self.state_again(None)?;
-        for _ in 0..RESTATE_ROUNDS {
-            self.flush(true)?;
-            let reader = self.read_media()?;
-            let journal = self.own_journal(&reader)?;
-            let checkpoint = Checkpoint::new(journal, &journal.resolve(&At::Latest)?)?;
-            // What was moved or had no name while the volume was walked through.
-            let left = checkpoint.inodes_with_data_up_to(before);
-            if left.is_empty() {
-                break;
-            }
-            self.state_again(Some(left))?;
-        }
-        Ok(())
+        self.flush(true)?;
+        Ok(before)
     }
 
     /// Has whoever reads the live file system state it again, and waits for that.
@@ -165,9 +147,25 @@ impl Session {
         }
     }
 
-    fn write_checkpoint(&self) -> Result<(CheckpointOf, CheckpointSize)> {
-        let reader = self.read_media()?;
-        let journal = self.own_journal(&reader)?;
+    /// Writes it once nothing of it lies in segments up to `before`, or will not come from there.
+    fn write_checkpoint(&self, before: Option<u64>) -> Result<(CheckpointOf, CheckpointSize)> {
+        let mut rounds = RESTATE_ROUNDS;
+        loop {
+            let reader = self.read_media()?;
+            let journal = self.own_journal(&reader)?;
+            let checkpoint = self.begin_checkpoint(journal)?;
+            // What was moved or had no name while the volume was walked through.
+            let left = before.map(|before| checkpoint.inodes_with_data_up_to(before));
+            match left.filter(|left| !left.is_empty() && rounds > 0) {
+                None => return self.finish_checkpoint(checkpoint),
+                Some(left) => self.state_again(Some(left))?,
+            }
+            rounds -= 1;
+            self.flush(true)?;
+        }
+    }
+
+    fn begin_checkpoint<'r>(&self, journal: &'r Journal) -> Result<Checkpoint<'r>> {
         let point = journal.resolve(&At::Latest)?;
         ensure!(
             point.epoch == self.sink.handle.epoch(),
@@ -179,10 +177,14 @@ impl Session {
             "nothing has happened since the checkpoint of seq {}",
             point.seq
         );
-        let mut checkpoint = Checkpoint::new(journal, &point)?;
+        Ok(Checkpoint::new(journal, &point)?)
+    }
+
+    fn finish_checkpoint(&self, mut checkpoint: Checkpoint<'_>) -> Result<(CheckpointOf, CheckpointSize)> {
+        let of = checkpoint.of();
         let mut portions = Portions {
             session: self,
-            of: checkpoint.of(),
+            of,
             records: Vec::new(),
             bytes: 0,
         };
@@ -191,12 +193,12 @@ impl Session {
         let written = self.read_media()?;
         let written = self.own_journal(&written)?;
         let span = written
-            .begun_checkpoint(point.epoch, point.seq)
+            .begun_checkpoint(checkpoint.epoch(), of.seq)
             .context("the checkpoint is not where it was written to")?;
         let end = checkpoint.verify(written, &span)?;
         portions.push(end)?;
         portions.seal()?;
-        Ok((checkpoint.of(), checkpoint.size()))
+        Ok((of, checkpoint.size()))
     }
 
     /// What is on the media that are there now.
