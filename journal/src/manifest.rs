@@ -287,12 +287,12 @@ impl Manifest {
         object_name(&volume.uuid, *index, checkpoint.is_some(), encryption.is_some())
     }
 
-    /// Names of the files that segment and manifest are on a medium, or would be if they were not encrypted: digits and what they are of.
-    pub fn plain_file_names(&self) -> (String, String) {
-        let file = |name: String| name.trim_start_matches('/').to_owned();
+    /// Names of the segment's object, as if it were not encrypted, and of its manifest's.
+    pub fn plain_names(&self) -> (String, String) {
+        let uuid = &self.volume.uuid;
         (
-            file(object_name("", self.index, self.checkpoint.is_some(), false)),
-            file(manifest_name("", self.index)),
+            object_name(uuid, self.index, self.checkpoint.is_some(), false),
+            manifest_name(uuid, self.index),
         )
     }
 

@@ -233,7 +233,7 @@ pub(crate) struct ExportArgs {
     /// Where the journal lies.
     #[command(flatten)]
     pub(crate) media: MediaArgs,
-    /// Directory to write into, which must be empty, or is made: it gets a directory for the volume, and in it the files as on the medium.
+    /// Directory to write into, which must be empty, or is made: it gets the files as on a medium; where the volume has several chains, a directory for each.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
     /// Which volume, where the media hold several.

@@ -1,137 +1,106 @@
 //! `replayer export`: the segments as plain Parquet, decrypted where they are encrypted, for whoever asks them in SQL.
 //!
-//! Owns the names under the target: a directory for each chain of the volume, files in it as on the medium, so that queries for a medium fit. What is
-//! written is compared with what was sealed first.
+//! Owns what is put where: objects have the names that they have on a medium, so that queries for a medium fit. The store writes each of them whole or
+//! not at all; what is written is compared with what was sealed first.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
-use journal::{Journal, Segment};
-use serde_json::json;
+use anyhow::{Context as _, Result};
+use journal::Segment;
+use journal::store::{DirStore, ObjectKind, Store};
+use serde_json::{Value, json};
 
 use crate::cli::ExportArgs;
 use crate::exit::Exit;
 use crate::media::Media;
 use crate::output::{Format, human};
 use crate::progress::{Progress, Unit};
-
-/// What was written, and what not.
-#[derive(Default)]
-struct Exported {
-    segments: u64,
-    bytes: u64,
-    /// Media that were not given, and segments that lie there.
-    absent: Vec<String>,
-}
+use crate::restore::empty_directory;
 
 /// Runs `replayer export`.
 pub(crate) fn run(args: &ExportArgs, format: Format) -> Result<Exit> {
-    let media = Media::open(&args.media)?;
-    let journals = media.journals_of(args.volume.as_deref())?;
-    make_empty(&args.to)?;
-    let total = journals.iter().flat_map(|journal| journal.all_segments());
-    let total = total.map(|segment| segment.manifest.bytes).sum();
+    let ExportArgs { media, to, volume } = args;
+    let media = Media::open(media)?;
+    let journals = media.journals_of(volume.as_deref())?;
+    empty_directory(to)?;
+    let all = || journals.iter().flat_map(|journal| journal.all_segments());
+    let total = all().map(|segment| segment.manifest.bytes).sum();
     let mut progress = Progress::start("exporting", Unit::Bytes, total);
-    let mut exported = Exported::default();
+    let (mut segments, mut bytes) = (0_u64, 0);
+    // Segments that lie on media that were not given, by medium.
+    let mut absent: BTreeMap<String, u64> = BTreeMap::new();
     for (at, journal) in journals.iter().enumerate() {
-        let directory = args
-            .to
-            .join(directory_name(&journals, at, &journal.volume().uuid));
-        fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
+        let store = match journals.len() {
+            1 => DirStore::open(to),
+            _ => numbered(to.join((at + 1).to_string())),
+        };
+        let store = store.with_context(|| format!("write to {}", to.display()))?;
         for segment in journal.all_segments() {
             progress.add(segment.manifest.bytes);
             if segment.is_carried() {
-                let absent = format!(
-                    "segment {} on medium {}",
-                    segment.manifest.index,
-                    segment.lies_on()
-                );
-                exported.absent.push(absent);
+                *absent.entry(segment.lies_on().to_string()).or_default() += 1;
                 continue;
             }
-            exported.bytes += write(segment, &directory)?;
-            exported.segments += 1;
+            bytes += write(segment, &store)?;
+            segments += 1;
         }
     }
     drop(progress);
-    let Exported {
-        segments,
-        bytes,
-        absent,
-    } = exported;
     let mut text = format!(
         "exported {segments} segments, {} to {}\n",
         human(bytes),
-        args.to.display()
+        to.display()
     );
-    for absent in &absent {
-        text.push_str(&format!(
-            "not there: {absent}: mount it and name it with --medium\n"
-        ));
+    for (medium, count) in &absent {
+        let _writing_to_a_string_cannot_fail = writeln!(
+            text,
+            "{count} segments lie on medium {medium}: mount it and name it with --medium"
+        );
     }
+    let is_complete = absent.is_empty();
+    let absent: Vec<Value> = absent
+        .into_iter()
+        .map(|(medium, segments)| json!({ "medium": medium, "segments": segments }))
+        .collect();
     format.result(
         &text,
-        &json!({ "to": args.to, "segments": segments, "bytes": bytes, "absent": absent }),
+        &json!({ "to": to, "segments": segments, "bytes": bytes, "absent": absent }),
     )?;
-    Ok(if absent.is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Incomplete
-    })
+    Ok(if is_complete { Exit::Ok } else { Exit::Incomplete })
 }
 
-/// The uuid of the volume, with a number where it has several chains.
-fn directory_name(journals: &[&Journal], at: usize, uuid: &str) -> String {
-    if journals.len() == 1 {
-        uuid.to_owned()
-    } else {
-        format!("{uuid}-{}", at + 1)
-    }
-}
-
-/// The target, which must be empty, or is made.
-fn make_empty(to: &Path) -> Result<()> {
-    let context = || format!("create {}", to.display());
-    match fs::create_dir(to) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let is_empty = fs::read_dir(to).with_context(context)?.next().is_none();
-            ensure!(
-                is_empty,
-                "{} is not empty: name a directory that is, or that is not there",
-                to.display()
-            );
-            Ok(())
-        }
-        result => result.with_context(context),
-    }
+/// A directory for one chain of several: each counts its segments from 1.
+fn numbered(path: PathBuf) -> std::io::Result<DirStore> {
+    fs::create_dir(&path)?;
+    DirStore::open(&path)
 }
 
 /// Writes one segment, then its manifest as it lies there; returns the segment's bytes.
-fn write(segment: &Segment, directory: &Path) -> Result<u64> {
-    let (name, manifest) = segment.manifest.plain_file_names();
+fn write(segment: &Segment, store: &DirStore) -> Result<u64> {
+    let (name, manifest) = segment.manifest.plain_names();
+    let context = |name: &str| format!("write {name} to {}", store.describe());
+    // Before anything is made: whether it can be read at all.
+    let pieces = segment.plain()?;
+    let mut object = store
+        .create(&name, ObjectKind::Plain)
+        .with_context(|| context(&name))?;
     let mut bytes = 0;
-    whole(&directory.join(name), |file| {
-        for piece in segment.plain()? {
-            let piece = piece?;
-            file.write_all(&piece).context("write to the target")?;
-            bytes += piece.len() as u64;
-        }
-        Ok(())
-    })?;
-    whole(&directory.join(manifest), |file| {
-        file.write_all(&segment.manifest_bytes()?)
-            .context("write to the target")
-    })?;
+    for piece in pieces {
+        let piece = piece?;
+        object.write_all(&piece).with_context(|| context(&name))?;
+        bytes += piece.len() as u64;
+    }
+    object.seal().with_context(|| context(&name))?;
+    let mut object = store
+        .create(&manifest, ObjectKind::Plain)
+        .with_context(|| context(&manifest))?;
+    object
+        .write_all(&segment.manifest_bytes()?)
+        .and_then(|()| object.seal())
+        .with_context(|| context(&manifest))?;
     Ok(bytes)
-}
-
-/// Makes a file that is whole, or none: what was cut off would pass for what there is.
-fn whole(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let context = || format!("write {}", path.display());
-    let mut file = File::create_new(path).with_context(context)?;
-    fill(&mut file).with_context(context).inspect_err(|_| {
-        let _gone = fs::remove_file(path);
-    })
 }

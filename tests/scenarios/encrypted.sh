@@ -36,6 +36,7 @@ grep -q "made the identity of this host" /results/recorder.log && ok || bad "no 
 [ "$(stat -c %a /var/lib/tapeworm/identity)" = 600 ] && ok || bad "others can read the identity"
 for n in $(seq 200); do echo "$secret $n"; done > /a/secret-file
 setfattr -n user.secret -v "$secret" /a/secret-file
+expect 0 "encrypted to $operator" recorder status
 grow big 6; moment one
 mv /a/secret-file /a/moved; moment two
 patience=180 expect 0 "checkpoint of volume" recorder checkpoint
@@ -47,10 +48,14 @@ grep -rlF -e "$secret" -e secret-file -e secret-of-the-base /m1 > "$out" && bad 
 grep -rlF "$secret" /a > "$out" && ok || bad "the search finds nothing where it is"
 expect 0 "are encrypted: compared with what was sealed" replayer verify --medium /m1
 expect 0 "mark" replayer points --medium /m1
-for refused in "restore --to /work/restored" plan "ls /" "find / --name *" "cat /big" "diff mark:one mark:two" dump; do
+for refused in "restore --to /work/restored" plan "ls /" "find / --name *" "cat /big" "diff mark:one mark:two" dump "export --to /work/exported"; do
     expect 12 "encrypted to $operator" replayer $refused --medium /m1
 done
 [ ! -e /work/restored ] || [ -z "$(ls -A /work/restored)" ] && ok || bad "something was restored without an identity"
+[ -z "$(ls -A /work/exported)" ] && ok || bad "something was exported without an identity"
+expect 0 "exported $(ls /m1/*/*.encrypted | wc -l) segments" replayer export --to /work/exported --medium /m1 --identity /run/operator
+for segment in /work/exported/*/*.parquet; do [ "$(head -c 4 $segment)$(tail -c 4 $segment)" = PAR1PAR1 ] && ok || bad "$segment is no Parquet"; done
+rm -rf /work/exported
 expect 12 "none of the identities given" replayer restore --to /work/restored --medium /m1 --identity /run/stranger
 expect 2 "no age identity" replayer restore --to /work/restored --medium /m1 --identity /etc/fstab
 read_by /run/operator "the operator's identity" one /m1

@@ -13,6 +13,8 @@ pub(crate) mod plan;
 pub(crate) mod problems;
 mod stepwise;
 pub(crate) mod target;
+
+pub(crate) use place::empty_directory;
 #[cfg(test)]
 mod tests;
 

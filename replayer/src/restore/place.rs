@@ -45,8 +45,7 @@ pub(super) struct Ready {
 impl Place {
     pub(super) fn check(args: &RestoreArgs) -> Result<Self> {
         if let Some(path) = &args.to {
-            let is_to_be_made = parent_of_missing(path).is_some_and(Path::is_dir);
-            let target = (!is_to_be_made).then(|| open_directory(path)).transpose()?;
+            let target = (!is_to_be_made(path)).then(|| open_directory(path)).transpose()?;
             return Ok(Self::Directory(path.clone(), target));
         }
         let Some(path) = &args.device else {
@@ -125,6 +124,23 @@ impl Place {
             mount: Some(mount),
         })
     }
+}
+
+/// A directory to write into that is empty, made where it is missing.
+///
+/// # Errors
+/// One that is not empty, saying what is there; what the system says.
+pub(crate) fn empty_directory(path: &Path) -> Result<Target> {
+    if is_to_be_made(path) {
+        make_directory(path)
+    } else {
+        open_directory(path)
+    }
+}
+
+/// Whether nothing is there, in a directory that is.
+fn is_to_be_made(path: &Path) -> bool {
+    parent_of_missing(path).is_some_and(Path::is_dir)
 }
 
 /// The directory that a path with nothing at its end would be made in.

@@ -162,3 +162,69 @@ fn a_rehearsal_compares_and_leaves_its_result_only() {
     assert_eq!(left()["same"], false);
     assert!(left()["error"].is_string() && is_empty());
 }
+
+#[test]
+fn exported_segments_are_those_of_the_media() {
+    let bench = spanned(&Signer::new(&[1; 32]));
+    let export = |media: &[&str], to: &str| {
+        let mut args = vec!["export", "--json", "--to", to];
+        media.iter().for_each(|medium| args.extend(["--medium", medium]));
+        bench.run(&args)
+    };
+    let output = export(&["one", "two"], "all");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(json(&output)["segments"], 2);
+    for (medium, index) in [("one", 1), ("two", 2)] {
+        for suffix in ["parquet", "manifest.json"] {
+            let name = format!("{UUID}/{index:010}.{suffix}");
+            let read = |directory: &str| std::fs::read(bench.path(directory).join(&name)).expect("there");
+            assert!(read("all") == read(medium), "{name}");
+        }
+    }
+
+    // Of what lies elsewhere only its metadata is there: it is left out, and said.
+    let output = export(&["two"], "half");
+    assert_eq!(output.status.code(), Some(3));
+    let absent = &json(&output)["absent"];
+    assert_eq!(absent[0]["segments"], 1, "{absent}");
+    assert!(absent[0]["medium"].to_string().contains("one"), "{absent}");
+    assert!(
+        !bench
+            .path("half")
+            .join(format!("{UUID}/0000000001.parquet"))
+            .exists()
+    );
+
+    let output = export(&["one", "two"], "all");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(1) && stderr.contains("is not empty"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn chains_are_exported_apart() {
+    let bench = Bench::new(&story());
+    bench.add_medium("other", 1_000_000_000, &story());
+    let output = bench.run(&["export", "--medium", "medium", "--medium", "other", "--to", "all"]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for chain in ["1", "2"] {
+        assert!(
+            bench
+                .path("all")
+                .join(format!("{chain}/{UUID}/0000000001.parquet"))
+                .exists()
+        );
+    }
+}
