@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::check::Cells;
 use crate::vm::kernel::KernelLine;
-use crate::vm::roundtrip::{self, FileSystem, Shown, Trip};
+use crate::vm::machine::Shown;
+use crate::vm::roundtrip::{self, FileSystem, Trip};
 use crate::{debian, setup};
 
 use FileSystem::{Btrfs, Ext4, Xfs};

@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::build::{self, Profile};
 use crate::setup;
 use crate::vm::kernel::{self, KernelLine};
-use crate::vm::machine::Machine;
-use crate::vm::roundtrip::Shown;
+use crate::vm::machine::{Machine, Shown};
 use crate::vm::{self, DiskSource, root};
 
 const SCRIPT: &str = include_str!("deploy_trial.sh");

@@ -20,7 +20,8 @@ use self::table::{Mark, Table, Verdict};
 use crate::build::{self, Profile};
 use crate::check::Cells;
 use crate::vm::kernel::KernelLine;
-use crate::vm::roundtrip::{self, FileSystem, Shown, Trip};
+use crate::vm::machine::Shown;
+use crate::vm::roundtrip::{self, FileSystem, Trip};
 use crate::vm::verdict::Report;
 use crate::{Outcome, setup, vm};
 

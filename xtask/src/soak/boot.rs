@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::vm::kernel::KernelLine;
-use crate::vm::roundtrip::{self, FileSystem, Shown, Trip};
+use crate::vm::machine::Shown;
+use crate::vm::roundtrip::{self, FileSystem, Trip};
 use crate::vm::verdict::Report;
 use crate::{build, vm};
 

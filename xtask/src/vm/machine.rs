@@ -147,6 +147,19 @@ impl Sink for Through {
     }
 }
 
+/// The guests' output goes to stderr: stdout is for the verdict.
+pub(crate) struct Shown;
+
+impl Sink for Shown {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::stderr().lock().write_all(bytes)
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::stderr().lock().write_all(bytes)
+    }
+}
+
 /// How a run ended that did end as it should.
 pub(crate) struct Ended {
     /// Exit code of the job.

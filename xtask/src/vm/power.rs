@@ -14,8 +14,8 @@ use fastrand::Rng;
 
 use super::figures::Figures;
 use super::kernel::KernelLine;
-use super::machine::{Cut, Disk, Machine};
-use super::roundtrip::{FileSystem, Shown};
+use super::machine::{Cut, Disk, Machine, Shown};
+use super::roundtrip::FileSystem;
 use super::series::{KEEP, Series};
 use super::{blank_image, blocklog};
 use crate::setup;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use super::kernel::{self, Kernel, KernelLine};
-use super::machine::{Disk, Ended, Machine, Sink};
+use super::machine::{Disk, Ended, Machine, Shown, Sink};
 use super::run::{GUEST_SCRIPT, project_binaries, script_command};
 use super::verdict::{Oracle, Report, compare, print_verdict, tell_details};
 use super::{blank_image, blocklog, check_script, ensure_host, finish, parse_file, root, run_dir};
@@ -181,19 +181,6 @@ pub(super) fn run(args: RoundtripArgs) -> Outcome {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// The guests' output goes to stderr: stdout is for the verdict.
-pub(crate) struct Shown;
-
-impl Sink for Shown {
-    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(&mut io::stderr().lock(), bytes)
-    }
-
-    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(&mut io::stderr().lock(), bytes)
-    }
 }
 
 /// Makes one round trip: the general form, which every scenario and the demo use.

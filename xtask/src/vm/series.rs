@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::figures::{Figures, Noted};
 use super::kernel::{self, Kernel, KernelLine};
-use super::machine::{Disk, Machine, Sink};
-use super::roundtrip::Shown;
+use super::machine::{Disk, Machine, Shown, Sink};
 use super::run::{GUEST_LIBRARY, GUEST_SCRIPT, project_binaries, script_command};
 use super::{blank_image, ensure_host, root, run_dir};
 use crate::setup;

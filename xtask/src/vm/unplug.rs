@@ -13,9 +13,9 @@ use fastrand::Rng;
 
 use super::figures::Figures;
 use super::kernel::KernelLine;
-use super::machine::{Disk, Sink};
+use super::machine::{Disk, Shown, Sink};
 use super::qemu::{MONITOR, usb_device, usb_storage};
-use super::roundtrip::{FileSystem, Shown};
+use super::roundtrip::FileSystem;
 use super::series::{KEEP, Series};
 use crate::setup;
 
