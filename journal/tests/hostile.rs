@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch, UInt64Array};
+use arrow_schema::{DataType, Field, Schema};
 use journal::store::memory::MemoryStore;
 use journal::{Label, Reader};
 use parquet::arrow::ArrowWriter;
@@ -134,7 +134,7 @@ fn what_is_no_segment_is_refused() {
     let mut endless = sound.clone();
     let at = endless.len() - 8;
     endless[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-    let text: ArrayRef = Arc::new(arrow::array::StringArray::from(vec!["1"]));
+    let text: ArrayRef = Arc::new(arrow_array::StringArray::from(vec!["1"]));
     for (words, bytes) in [
         ("too short", Vec::new()),
         ("no segment", b"PAR1PAR1".to_vec()),
@@ -152,10 +152,10 @@ fn what_is_no_segment_is_refused() {
 #[test]
 fn types_come_from_parquet_alone() {
     let dictionary = Field::new_dictionary("op", DataType::Int32, DataType::Utf8, true);
-    let array = arrow::array::DictionaryArray::<arrow::datatypes::Int32Type>::from_iter(["mark"]);
+    let array = arrow_array::DictionaryArray::<arrow_array::types::Int32Type>::from_iter(["mark"]);
     assert_eq!(
         dictionary.data_type(),
-        &arrow::array::Array::data_type(&array).clone()
+        &arrow_array::Array::data_type(&array).clone()
     );
     let problems = problems(&parquet(
         &[("seq", seqs(1)), ("last_seq", seqs(1)), ("op", Arc::new(array))],

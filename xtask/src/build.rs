@@ -15,6 +15,16 @@ use crate::toolchain;
 
 /// The target of every binary; `.cargo/config.toml` makes them static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// All packages with programs. Whatever is built of them, all are named: what features dependencies are compiled with follows from all that is named, and
+/// each other choice would compile some anew. Those of tests are the same (`one_set_of_features_serves_all`).
+const TOGETHER: [&str; 6] = [
+    "--package",
+    "recorder",
+    "--package",
+    "replayer",
+    "--package",
+    "tests",
+];
 const BPF_TARGET: &str = "bpfel-unknown-none";
 
 /// What to build.
@@ -69,16 +79,8 @@ pub(crate) fn build_all(profile: Profile) -> Result<Artefacts> {
     say("building recorder, replayer and the test programs");
     let mut cmd = toolchain::cargo();
     cmd.current_dir(setup::workspace_root())
-        .args(["build", "--quiet", "--target", TARGET]);
-    cmd.args([
-        "--package",
-        "recorder",
-        "--package",
-        "replayer",
-        "--package",
-        "tests",
-        "--bins",
-    ]);
+        .args(["build", "--quiet", "--target", TARGET, "--bins"])
+        .args(TOGETHER);
     if profile == Profile::Release {
         cmd.arg("--release");
     }
@@ -87,6 +89,18 @@ pub(crate) fn build_all(profile: Profile) -> Result<Artefacts> {
         bpf_object,
         bin_dir: bin_dir(profile),
     })
+}
+
+/// Builds one program of the tests.
+///
+/// # Errors
+/// When it does not compile.
+pub(crate) fn build_test_program(name: &str) -> Result<()> {
+    let mut cmd = toolchain::cargo();
+    cmd.current_dir(setup::workspace_root())
+        .args(["build", "--quiet", "--target", TARGET, "--bin", name])
+        .args(TOGETHER);
+    setup::run(&mut cmd).with_context(|| format!("build {name}"))
 }
 
 /// Builds the programs that need no eBPF object: the replayer and those of the tests. Returns the directory that they lie in.
@@ -226,6 +240,8 @@ fn binaries(dir: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -234,5 +250,30 @@ mod tests {
             {\"reason\":\"compiler-artifact\",\"executable\":\"/t/bpf/ebpf\"}\n{\"reason\":\"build-finished\"}\n";
         assert_eq!(executable(messages), Some(PathBuf::from("/t/bpf/ebpf")));
         assert_eq!(executable("{\"reason\":\"build-finished\"}\n"), None);
+    }
+
+    /// Each package with the features that it is compiled with.
+    fn packages(options: &[&str]) -> BTreeSet<String> {
+        let mut cmd = toolchain::cargo();
+        cmd.current_dir(setup::workspace_root())
+            .args(["tree", "--quiet", "--target", TARGET])
+            .args(["--prefix", "none", "--format", "{p} {f}"]);
+        let tree = setup::output(cmd.args(options)).unwrap();
+        tree.lines()
+            .map(|line| line.trim_end_matches(" (*)").to_owned())
+            .collect()
+    }
+
+    /// Else parquet is compiled for the tests, and then once more for the programs.
+    #[test]
+    fn one_set_of_features_serves_all() {
+        let tests = packages(&["--workspace", "--edges", "normal,build,dev"]);
+        let programs = packages(&[&TOGETHER[..], &["--edges", "normal,build"]].concat());
+        let others: Vec<_> = programs.difference(&tests).collect();
+        assert!(!programs.is_empty());
+        assert!(
+            others.is_empty(),
+            "these have fewer features in programs than in tests; name the rest in journal/Cargo.toml: {others:?}"
+        );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray};
-use arrow::buffer::Buffer;
+use arrow_array::{Array, BinaryArray};
+use arrow_buffer::Buffer;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowSelection};
 
 use super::read::{Opened, guarded};

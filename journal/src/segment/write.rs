@@ -1,6 +1,6 @@
 //! Writes a segment: row groups are encoded in memory, hashed, and handed to the medium one by one.
 
-use arrow::array::RecordBatch;
+use arrow_array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;

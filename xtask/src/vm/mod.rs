@@ -30,7 +30,7 @@ use clap::{Args, Subcommand};
 
 use self::machine::Disk;
 use crate::build::{self, Profile};
-use crate::{Outcome, setup, soak, toolchain};
+use crate::{Outcome, setup, soak};
 
 /// Programs of the host that a run needs.
 const HOST_PACKAGES: &[&str] = &["qemu-system-x86"];
@@ -127,14 +127,6 @@ pub(crate) fn stripped(name: &str) -> Result<PathBuf> {
     )?;
     fs::rename(&part, &to).with_context(|| format!("move {}", to.display()))?;
     Ok(to)
-}
-
-/// Builds one program of the tests.
-fn build_test_program(name: &str) -> Result<()> {
-    let mut cmd = toolchain::cargo();
-    cmd.current_dir(setup::workspace_root())
-        .args(["build", "--quiet", "--package", "tests", "--bin", name]);
-    setup::run(&mut cmd).with_context(|| format!("build {name}"))
 }
 
 /// `HOST:GUEST`, split at the last colon that is followed by an absolute path.

@@ -14,10 +14,7 @@ use clap::Args;
 use super::figures::{Figures, Noted};
 use super::kernel::{self, KernelLine};
 use super::machine::{Machine, Sink, Through};
-use super::{
-    DiskSource, build_test_program, check_script, ensure_host, finish, parse_disk, parse_file, root, run_dir,
-    stripped,
-};
+use super::{DiskSource, check_script, ensure_host, finish, parse_disk, parse_file, root, run_dir, stripped};
 use crate::build::{self, Profile};
 use crate::{Outcome, setup};
 
@@ -183,7 +180,7 @@ fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
     ensure_host()?;
     let kernel = kernel::ensure_kernel(args.kernel)?;
     let root = root::ensure_root(&args.package)?;
-    build_test_program("guest-init")?;
+    build::build_test_program("guest-init")?;
     let dir = run_dir("run")?;
     let mut disks = Vec::new();
     for (usb, sources, prefix) in [(false, &args.disk, "disk"), (true, &args.usb, "usb")] {
@@ -232,7 +229,7 @@ fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
 /// The project's programs and where they go in the guest: built now, or as they lie in `bin_dir`.
 pub(super) fn project_binaries(bin_dir: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
     match bin_dir {
-        Some(_) => build_test_program("guest-init")?,
+        Some(_) => build::build_test_program("guest-init")?,
         None => _ = build::build_all(Profile::Dev)?,
     }
     let host = |name: &str| match bin_dir {
