@@ -19,12 +19,12 @@ use crate::cli::exit::{MEDIUM_NEEDED, NOTHING_THERE, USAGE, coded};
 use crate::media;
 use crate::media::catalog::{Catalog, add, show_runs};
 
-/// What is promised. The newest moment always is.
+/// What is promised. The newest moment always is. Times are counted back from the newest record, or from now where that is earlier.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Promises {
-    /// Every moment of this time up to now.
+    /// Every moment of this time.
     pub(crate) within: Option<SignedDuration>,
-    /// The last moment of each day (UTC) of this time up to now.
+    /// The last moment of each day (UTC) of this time.
     pub(crate) within_daily: Option<SignedDuration>,
     /// Marks of these names.
     pub(crate) marks: Vec<String>,
@@ -105,6 +105,9 @@ fn plan(reader: &Reader, promises: &Promises, now: Timestamp) -> Result<Vec<Plan
                 .filter_map(|journal| journal.segments().next_back())
                 .map(|segment| segment.manifest.last_time_ns)
                 .max();
+            // A host that was off, or whose clock is ahead, would promise nothing else of what was recorded before.
+            let newest_time = newest.and_then(|ns| Timestamp::from_nanosecond(ns.into()).ok());
+            let now = newest_time.map_or(now, |newest| newest.min(now));
             let (mut promised, mut kept, mut all) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
             for journal in journals {
                 let is_newest = journal
@@ -185,17 +188,28 @@ fn newest_moment(journal: &Journal) -> Option<(u64, u64)> {
     of_history.max(of_checkpoint)
 }
 
-/// The last moment of each day from a time on.
-fn last_of_days(journal: &Journal, since_ns: i64) -> BTreeMap<Date, (u64, u64)> {
-    let mut days = BTreeMap::new();
-    for Segment { manifest, .. } in journal.segments() {
-        let Ok(time) = Timestamp::from_nanosecond(manifest.last_time_ns.into()) else {
-            continue;
-        };
-        if manifest.last_time_ns >= since_ns {
+/// The last moment of each day from a time on, in the order of the journal: where a clock went back a day comes more than once, and each time counts.
+fn last_of_days(journal: &Journal, since_ns: i64) -> Vec<(Date, (u64, u64))> {
+    let mut days: Vec<(Date, (u64, u64))> = Vec::new();
+    let manifests = journal
+        .segments()
+        .map(|segment| &segment.manifest)
+        .skip_while(|manifest| manifest.last_time_ns < since_ns);
+    for manifest in manifests {
+        // Where a day ends within a segment, its last moment needs what the first of that segment does.
+        for (time_ns, seq) in [
+            (manifest.first_time_ns, manifest.first_seq),
+            (manifest.last_time_ns, manifest.last_seq),
+        ] {
+            let Ok(time) = Timestamp::from_nanosecond(time_ns.into()) else {
+                continue;
+            };
             let day = Offset::UTC.to_datetime(time).date();
-            // In the order of the journal: the last one counts.
-            days.insert(day, (manifest.epoch, manifest.last_seq));
+            let moment = (manifest.epoch, seq);
+            match days.last_mut() {
+                Some((last, of_it)) if *last == day => *of_it = moment,
+                _ => days.push((day, moment)),
+            }
         }
     }
     days
@@ -356,7 +370,91 @@ pub(crate) fn check(promises: &Promises) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use journal::record::{InodeKey, Op};
+    use journal::store::memory::MemoryStore;
+    use journal::{Label, VolumeInfo, Writer};
+
     use super::*;
+    use crate::snapshot::own_record;
+
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    const UUID: &str = "f0e1d2c3-0000-4000-8000-000000000001";
+
+    /// Segments that need none of the others, each with the hours of its first and last record: a base, and its end.
+    fn reader(hours: &[(i64, i64)]) -> Reader {
+        let store = MemoryStore::new();
+        Label::ensure(&store, b"", 0).unwrap();
+        let root = InodeKey {
+            ino: 2,
+            generation: 1,
+        };
+        for (first, last) in hours {
+            let info = VolumeInfo {
+                uuid: UUID.to_owned(),
+                root,
+                ..VolumeInfo::default()
+            };
+            let mut writer = Writer::open(Arc::new(store.clone()), info).unwrap();
+            let (begin, end) = (Op::BaseBegin { continues: None }, Op::BaseEnd { begin_seq: 1 });
+            for (seq, hour, op) in [(1, first, begin), (2, last, end)] {
+                let mut record = own_record(seq, root, true, op);
+                record.time_ns = hour * HOUR_NS;
+                writer.push(&record).unwrap();
+            }
+            writer.seal().unwrap();
+        }
+        Reader::open(vec![Arc::new(store) as Arc<dyn Store>]).unwrap()
+    }
+
+    /// Which of these segments are kept, where it is this hour now.
+    fn kept(hours: &[(i64, i64)], promises: &Promises, now: i64) -> Vec<u64> {
+        let now = Timestamp::from_second(now * 3600).unwrap();
+        let plans = plan(&reader(hours), promises, now).unwrap();
+        plans[0].kept.values().flatten().copied().collect()
+    }
+
+    fn daily(days: i64) -> Promises {
+        Promises {
+            within_daily: Some(SignedDuration::from_hours(24 * days)),
+            ..Promises::default()
+        }
+    }
+
+    #[test]
+    fn of_each_day_the_last_segment_is_kept() {
+        let hours = [(1, 2), (3, 4), (25, 26), (27, 28), (49, 50)];
+        assert_eq!(kept(&hours, &daily(30), 51), [2, 4, 5]);
+        assert_eq!(kept(&hours, &daily(1), 51), [4, 5]);
+    }
+
+    #[test]
+    fn a_day_that_ends_within_a_segment_keeps_it() {
+        assert_eq!(kept(&[(1, 25), (26, 27)], &daily(30), 28), [1, 2]);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_makes_more_be_kept() {
+        assert_eq!(
+            kept(&[(1, 2), (25, 26), (3, 4), (27, 28)], &daily(30), 29),
+            [1, 2, 3, 4]
+        );
+        assert_eq!(
+            kept(&[(2400, 2401), (1, 2), (2425, 2426)], &daily(3), 2427),
+            [1, 2, 3]
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_frees_nothing_that_was_promised() {
+        let hours = [(1, 2), (2400, 2401), (2402, 2403)];
+        let within = Promises {
+            within: Some(SignedDuration::from_hours(24)),
+            ..Promises::default()
+        };
+        assert_eq!(kept(&hours, &within, 2404), [2, 3]);
+        assert_eq!(kept(&hours, &within, 99_999), [2, 3]);
+        assert_eq!(kept(&hours, &daily(2), 99_999), [3]);
+    }
 
     #[test]
     fn durations() {

@@ -24,10 +24,10 @@ pub(crate) struct RetentionArgs {
     /// Directory where a medium is mounted; all of them, or the newest, whose index tells of the others
     #[arg(long = "medium", required = true, value_name = "DIR")]
     media: Vec<PathBuf>,
-    /// Every moment of this time up to now: 12h, 30d, 8w, 1y
+    /// Every moment of this time, counted back from the newest record, or from now where that is earlier: 12h, 30d, 8w, 1y
     #[arg(long, value_name = "DURATION", value_parser = retention::parse_duration)]
     keep_within: Option<SignedDuration>,
-    /// The last moment of each day (UTC) of this time up to now
+    /// The last moment of each day (UTC) of this time, counted in the same way
     #[arg(long, value_name = "DURATION", value_parser = retention::parse_duration)]
     keep_within_daily: Option<SignedDuration>,
     /// The mark of this name, for ever; given once for each
