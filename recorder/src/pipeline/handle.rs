@@ -367,6 +367,7 @@ impl Handle {
             refused: refused.map(
                 |Waits {
                      since,
+                     until: _,
                      why,
                      exit_code,
                  }| Refused {

@@ -214,6 +214,7 @@ impl Output {
                 let since = waits.as_ref().map_or_else(Instant::now, |waits| waits.since);
                 *waits = Some(Waits {
                     since,
+                    until: Instant::now(),
                     why: why.clone(),
                     exit_code,
                 });

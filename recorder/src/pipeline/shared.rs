@@ -111,6 +111,8 @@ pub(super) struct Failure {
 #[derive(Clone)]
 pub(super) struct Waits {
     pub(super) since: Instant,
+    /// When it was refused last.
+    pub(super) until: Instant,
     pub(super) why: String,
     /// For the command line.
     pub(super) exit_code: u8,
@@ -155,9 +157,11 @@ impl Shared {
 
     /// What the medium says, where it has refused everything for longer than somebody who waits since `from` is to wait.
     pub(super) fn refused(&self, from: Instant) -> Option<Waits> {
-        lock(&self.waits)
-            .clone()
-            .filter(|waits| waits.since.max(from).elapsed() >= self.limits.patience)
+        lock(&self.waits).clone().filter(|waits| {
+            // Not until now: one that is back may need long for the first segment, and has refused nothing since.
+            let refused_for = waits.until.saturating_duration_since(waits.since.max(from));
+            refused_for >= self.limits.patience
+        })
     }
 
     /// The same for the end of the pipeline, once that has begun.

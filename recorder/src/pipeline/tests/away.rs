@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::record::Op;
@@ -98,6 +99,22 @@ fn unplugged_and_nobody_comes_is_said_after_a_while() {
     assert!(start.elapsed() >= limits().patience);
     disk.power_on();
     well_again(&disk, rig, "unplugged");
+}
+
+#[test]
+fn a_medium_that_is_back_is_not_said_to_be_away_while_it_takes_what_it_missed() {
+    let (disk, rig) = begun(1);
+    disk.take_away();
+    refused(&rig, MEDIUM_NEEDED);
+    let slow = limits().patience * 2;
+    rig.medium
+        .slow_ms
+        .store(slow.as_millis() as u64, Ordering::SeqCst);
+    disk.power_on();
+    let seq = rig.own(Op::Barrier { up_to: None });
+    rig.handle.flush_or_say(seq, TOO_LONG).unwrap();
+    rig.medium.slow_ms.store(0, Ordering::SeqCst);
+    well_again(&disk, rig, "slow and unplugged");
 }
 
 #[test]
