@@ -15,7 +15,6 @@ mod deploy;
 mod deploy_trial;
 mod fuzz;
 mod matrix;
-mod programs;
 mod queries;
 mod reliability;
 mod setup;
