@@ -189,6 +189,7 @@ fn newest_moment(journal: &Journal) -> Option<(u64, u64)> {
 }
 
 /// The last moment of each day from a time on, in the order of the journal: where a clock went back a day comes more than once, and each time counts.
+/// One before the first base is complete is none.
 fn last_of_days(journal: &Journal, since_ns: i64) -> Vec<(Date, (u64, u64))> {
     let mut days: Vec<(Date, (u64, u64))> = Vec::new();
     let manifests = journal
@@ -204,6 +205,9 @@ fn last_of_days(journal: &Journal, since_ns: i64) -> Vec<(Date, (u64, u64))> {
             let Ok(time) = Timestamp::from_nanosecond(time_ns.into()) else {
                 continue;
             };
+            if seq == manifest.first_seq && journal.needed_for(manifest.epoch, seq).is_none() {
+                continue;
+            }
             let day = Offset::UTC.to_datetime(time).date();
             let moment = (manifest.epoch, seq);
             match days.last_mut() {
@@ -380,37 +384,48 @@ mod tests {
     const HOUR_NS: i64 = 3_600_000_000_000;
     const UUID: &str = "f0e1d2c3-0000-4000-8000-000000000001";
 
-    /// Segments that need none of the others, each with the hours of its first and last record: a base, and its end.
-    fn reader(hours: &[(i64, i64)]) -> Reader {
+    /// Epochs of some segments each, with the hours of the first and last record of each: the first holds a base, and is all that this one needs.
+    fn reader(epochs: &[&[(i64, i64)]]) -> Reader {
         let store = MemoryStore::new();
         Label::ensure(&store, b"", 0).unwrap();
         let root = InodeKey {
             ino: 2,
             generation: 1,
         };
-        for (first, last) in hours {
+        for segments in epochs {
             let info = VolumeInfo {
                 uuid: UUID.to_owned(),
                 root,
                 ..VolumeInfo::default()
             };
             let mut writer = Writer::open(Arc::new(store.clone()), info).unwrap();
-            let (begin, end) = (Op::BaseBegin { continues: None }, Op::BaseEnd { begin_seq: 1 });
-            for (seq, hour, op) in [(1, first, begin), (2, last, end)] {
-                let mut record = own_record(seq, root, true, op);
-                record.time_ns = hour * HOUR_NS;
-                writer.push(&record).unwrap();
+            for (number, (first, last)) in (0..).zip(*segments) {
+                let ops = match number {
+                    0 => [Op::BaseBegin { continues: None }, Op::BaseEnd { begin_seq: 1 }],
+                    _ => [Op::Barrier { up_to: None }, Op::Barrier { up_to: None }],
+                };
+                for (seq, (hour, op)) in (2 * number + 1..).zip([first, last].into_iter().zip(ops)) {
+                    let mut record = own_record(seq, root, true, op);
+                    record.time_ns = hour * HOUR_NS;
+                    writer.push(&record).unwrap();
+                }
+                writer.seal().unwrap();
             }
-            writer.seal().unwrap();
         }
         Reader::open(vec![Arc::new(store) as Arc<dyn Store>]).unwrap()
     }
 
     /// Which of these segments are kept, where it is this hour now.
-    fn kept(hours: &[(i64, i64)], promises: &Promises, now: i64) -> Vec<u64> {
+    fn kept_of(epochs: &[&[(i64, i64)]], promises: &Promises, now: i64) -> Vec<u64> {
         let now = Timestamp::from_second(now * 3600).unwrap();
-        let plans = plan(&reader(hours), promises, now).unwrap();
+        let plans = plan(&reader(epochs), promises, now).unwrap();
         plans[0].kept.values().flatten().copied().collect()
+    }
+
+    /// The same of segments that need none of the others.
+    fn kept(hours: &[(i64, i64)], promises: &Promises, now: i64) -> Vec<u64> {
+        let epochs: Vec<_> = hours.chunks(1).collect();
+        kept_of(&epochs, promises, now)
     }
 
     fn daily(days: i64) -> Promises {
@@ -429,7 +444,10 @@ mod tests {
 
     #[test]
     fn a_day_that_ends_within_a_segment_keeps_it() {
-        assert_eq!(kept(&[(1, 25), (26, 27)], &daily(30), 28), [1, 2]);
+        let epochs: [&[_]; 2] = [&[(1, 2), (3, 25)], &[(26, 27)]];
+        assert_eq!(kept_of(&epochs, &daily(30), 28), [1, 2, 3]);
+        // Before the base is complete there is nothing.
+        assert_eq!(kept(&[(1, 25), (26, 27)], &daily(30), 28), [2]);
     }
 
     #[test]
@@ -446,14 +464,15 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_ahead_frees_nothing_that_was_promised() {
-        let hours = [(1, 2), (2400, 2401), (2402, 2403)];
+        let hours = [(1, 2), (3, 4), (2400, 2401), (2402, 2403)];
         let within = Promises {
             within: Some(SignedDuration::from_hours(24)),
             ..Promises::default()
         };
-        assert_eq!(kept(&hours, &within, 2404), [2, 3]);
-        assert_eq!(kept(&hours, &within, 99_999), [2, 3]);
-        assert_eq!(kept(&hours, &daily(2), 99_999), [3]);
+        // The first of these moments is what the epoch before ends with.
+        assert_eq!(kept(&hours, &within, 2404), [2, 3, 4]);
+        assert_eq!(kept(&hours, &within, 99_999), [2, 3, 4]);
+        assert_eq!(kept(&hours, &daily(2), 99_999), [4]);
     }
 
     #[test]
