@@ -10,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
 
-use super::places;
+use super::places::{self, Places};
 use super::shelf::Shelf;
 use crate::capture::Volume;
 use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
-use crate::config::VolumeConfig;
+use crate::config::{self, VolumeConfig};
 use crate::control::RUN_DIR;
 use crate::key::Keys;
 use crate::pipeline::OnFull;
@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
     pub(super) shelf: Arc<Shelf>,
+    /// Where media for copies may be mounted.
+    pub(super) copies: Places,
     /// What media are written and read with.
     pub(super) keys: Keys,
     pub(crate) spool_dir: PathBuf,
@@ -79,6 +81,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
+    configs.iter().try_for_each(check_copies)?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
         let keys = Keys::of_volume(&config.recipients, config.is_write_only)?;
@@ -95,10 +98,10 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .collect::<Result<Vec<_>>>()?;
     ready
         .into_iter()
-        .zip(devices)
+        .zip(&devices)
         .enumerate()
         .map(|(index, ((config, volume, (shelf, keys), lock), (device, _)))| {
-            let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
+            let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == *device).collect();
             if config.on_full == OnFull::Throttle && !here.is_empty() {
                 let path = volume.mount_point.display();
                 return Err(coded(
@@ -107,6 +110,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                 ));
             }
             Ok(Prepared {
+                copies: Places::new(config.copies.clone(), devices.clone()),
                 config,
                 volume,
                 shelf,
@@ -122,6 +126,15 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
             })
         })
         .collect()
+}
+
+/// Refuses a place for copies that is one for the medium, by another name, too.
+fn check_copies(config: &VolumeConfig) -> Result<()> {
+    let found = |paths: &[PathBuf]| -> Vec<PathBuf> {
+        let found = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        paths.iter().map(found).collect()
+    };
+    config::check_copies(&found(&config.media), &found(&config.copies)).map_err(|why| coded(USAGE, why))
 }
 
 /// The directory of a volume's spool.
