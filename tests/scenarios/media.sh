@@ -125,7 +125,7 @@ ended 0 ""
 
 echo "-- the catalog is made anew, copies"
 mount /dev/guest/disk2 /m1; mount /dev/guest/disk3 /m2; mount /dev/guest/disk4 /m4
-rm /var/lib/tapeworm/catalog.json
+rm /var/lib/tapeworm/catalog/catalog.json
 expect 0 "scanned medium tape-4" recorder media scan /m3
 expect 0 "tape-2" recorder media list
 grep -q "are not known here" "$out" && ok || bad "does not say what is missing"

@@ -17,6 +17,7 @@ use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
 use crate::config::{self, VolumeConfig};
 use crate::control::RUN_DIR;
 use crate::key::Keys;
+use crate::media::catalog;
 use crate::pipeline::OnFull;
 
 /// A volume that can be attached, with everything that this needs.
@@ -96,6 +97,8 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|(config, volume, ..)| Spool::make(config.spool.join(&volume.uuid)))
         .collect::<Result<Vec<_>>>()?;
+    // Nor the catalog, which tells of each copy: one of what is written there would be told of, too.
+    let catalog = Spool::make(PathBuf::from(catalog::DIRECTORY))?;
     ready
         .into_iter()
         .zip(&devices)
@@ -109,6 +112,10 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                     format!("{path} holds a spool: its writers cannot be slowed down, which would slow the spool, too; put the spool elsewhere, or record with --on-full=hole"),
                 ));
             }
+            let own: Vec<&Spool> = here
+                .into_iter()
+                .chain([&catalog].into_iter().filter(|catalog| catalog.device == *device))
+                .collect();
             Ok(Prepared {
                 copies: Places::new(config.copies.clone(), devices.clone()),
                 config,
@@ -116,8 +123,8 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                 shelf,
                 keys,
                 spool_dir: spools[index].directory.clone(),
-                spool_inos: here.iter().map(|spool| spool.ino).collect(),
-                excluded_inodes: here
+                spool_inos: own.iter().map(|spool| spool.ino).collect(),
+                excluded_inodes: own
                     .iter()
                     .map(|spool| inodes_below(&spool.directory))
                     .collect::<Result<Vec<_>>>()?
@@ -137,7 +144,7 @@ fn check_copies(config: &VolumeConfig) -> Result<()> {
     config::check_copies(&found(&config.media), &found(&config.copies)).map_err(|why| coded(USAGE, why))
 }
 
-/// The directory of a volume's spool.
+/// A directory that is not recorded: of a volume's spool, or of the catalog.
 struct Spool {
     directory: PathBuf,
     device: u64,

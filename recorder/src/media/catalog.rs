@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{FAILED, WRONG_KEY, coded};
 
-/// Where the catalog lies.
-pub(crate) const PATH: &str = "/var/lib/tapeworm/catalog.json";
+/// Where the catalog lies: alone, for what is written there is not recorded.
+pub(crate) const DIRECTORY: &str = "/var/lib/tapeworm/catalog";
+pub(crate) const PATH: &str = "/var/lib/tapeworm/catalog/catalog.json";
 /// Version of its form.
 const FORMAT: u32 = 1;
 
