@@ -186,7 +186,7 @@ expect 1 "not for copies" recorder media copy --from /m1 --to /m2
 expect 0 ": 0 objects" recorder media copy --from /m1 --to /m5
 expect 0 "retired medium tape-1" recorder media retire tape-1
 for medium in /m5 "/c1 --medium /c2"; do expect 0 "" replayer verify --medium $medium; done
-for at in four six; do from far $at /m5; done
+from far four /m5
 for at in two six; do from near $at /c1 /c2; done
 for at in five six; do from all $at /m1 /m2 /m3 /m4; done
 from "a copy for one that is lost" six /m1 /m5 /m3
