@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
 
-mod copies;
 mod encrypted;
 mod several;
 mod spans;

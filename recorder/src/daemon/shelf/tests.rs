@@ -7,9 +7,9 @@ use journal::{Head, Naming, VolumeInfo, Writer};
 
 use super::*;
 
-pub(in crate::daemon) const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000009";
+const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000009";
 
-pub(in crate::daemon) fn write(seq: u64) -> Record {
+fn write(seq: u64) -> Record {
     Record {
         seq,
         last_seq: seq,
@@ -27,24 +27,24 @@ pub(in crate::daemon) fn write(seq: u64) -> Record {
 }
 
 /// Directories where media are, and one for what is carried.
-pub(in crate::daemon) struct Room {
-    pub(in crate::daemon) dir: tempfile::TempDir,
+struct Room {
+    dir: tempfile::TempDir,
 }
 
 impl Room {
-    pub(in crate::daemon) fn new() -> Self {
+    fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub(in crate::daemon) fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::create_dir_all(&path).unwrap();
         path
     }
 
-    pub(in crate::daemon) fn label(&self, name: &str, pool: &str, copies: bool) -> Held {
+    fn label(&self, name: &str, pool: &str, copies: bool) -> Held {
         let store = DirStore::open(&self.path(name)).unwrap();
         let naming = Naming {
             name: Some(name.to_owned()),
@@ -56,14 +56,14 @@ impl Room {
         Held::new(store, label, &self.path(name))
     }
 
-    pub(in crate::daemon) fn shelf(&self, current: Held, places: &[&str]) -> Arc<Shelf> {
+    fn shelf(&self, current: Held, places: &[&str]) -> Arc<Shelf> {
         let paths = places.iter().map(|name| self.path(name)).collect();
         let places = Places::new(paths, Vec::new());
         Arc::new(Shelf::new(UUID, places, &self.path("host"), current, Vec::new()).unwrap())
     }
 }
 
-pub(in crate::daemon) fn writer(shelf: &Arc<Shelf>) -> Writer {
+fn writer(shelf: &Arc<Shelf>) -> Writer {
     let volume = VolumeInfo {
         uuid: UUID.to_owned(),
         ..VolumeInfo::default()
