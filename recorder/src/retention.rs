@@ -189,32 +189,32 @@ fn newest_moment(journal: &Journal) -> Option<(u64, u64)> {
 }
 
 /// The last moment of each day from a time on, in the order of the journal: where a clock went back a day comes more than once, and each time counts.
-/// One before the first base is complete is none.
+/// One within a segment is none before the first base is complete.
 fn last_of_days(journal: &Journal, since_ns: i64) -> Vec<(Date, (u64, u64))> {
     let mut days: Vec<(Date, (u64, u64))> = Vec::new();
     let manifests = journal
         .segments()
         .map(|segment| &segment.manifest)
         .skip_while(|manifest| manifest.last_time_ns < since_ns);
+    let day = |ns: i64| {
+        Some(
+            Offset::UTC
+                .to_datetime(Timestamp::from_nanosecond(ns.into()).ok()?)
+                .date(),
+        )
+    };
+    let mut add = |day: Option<Date>, moment| match (day, days.last_mut()) {
+        (Some(day), Some((last, of_it))) if *last == day => *of_it = moment,
+        (Some(day), _) => days.push((day, moment)),
+        (None, _) => {}
+    };
     for manifest in manifests {
+        let (first, last) = (day(manifest.first_time_ns), day(manifest.last_time_ns));
         // Where a day ends within a segment, its last moment needs what the first of that segment does.
-        for (time_ns, seq) in [
-            (manifest.first_time_ns, manifest.first_seq),
-            (manifest.last_time_ns, manifest.last_seq),
-        ] {
-            let Ok(time) = Timestamp::from_nanosecond(time_ns.into()) else {
-                continue;
-            };
-            if seq == manifest.first_seq && journal.needed_for(manifest.epoch, seq).is_none() {
-                continue;
-            }
-            let day = Offset::UTC.to_datetime(time).date();
-            let moment = (manifest.epoch, seq);
-            match days.last_mut() {
-                Some((last, of_it)) if *last == day => *of_it = moment,
-                _ => days.push((day, moment)),
-            }
+        if first != last && journal.needed_for(manifest.epoch, manifest.first_seq).is_some() {
+            add(first, (manifest.epoch, manifest.first_seq));
         }
+        add(last, (manifest.epoch, manifest.last_seq));
     }
     days
 }
