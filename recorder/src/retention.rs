@@ -388,10 +388,8 @@ mod tests {
     fn reader(epochs: &[&[(i64, i64)]]) -> Reader {
         let store = MemoryStore::new();
         Label::ensure(&store, b"", 0).unwrap();
-        let root = InodeKey {
-            ino: 2,
-            generation: 1,
-        };
+        let (ino, generation) = (2, 1);
+        let root = InodeKey { ino, generation };
         for segments in epochs {
             let info = VolumeInfo {
                 uuid: UUID.to_owned(),
