@@ -15,6 +15,7 @@ mod deploy;
 mod deploy_trial;
 mod fuzz;
 mod matrix;
+mod programs;
 mod queries;
 mod reliability;
 mod setup;

@@ -1,21 +1,20 @@
-//! Debian's restic and borg, unpacked privately, with everything that they need.
+//! Debian's restic and borg.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::{debian, setup};
+use crate::programs::Programs;
+use crate::setup;
 
-const SUITE: &str = "trixie";
 const PACKAGES: [&str; 2] = ["restic", "borgbackup"];
 /// Raised when the packages or the way they are unpacked change.
 const CACHE_VERSION: u32 = 1;
 
 /// Where they lie.
 pub(super) struct Others {
-    root: PathBuf,
+    programs: Programs,
     /// What they keep about repositories.
     home: PathBuf,
 }
@@ -23,52 +22,32 @@ pub(super) struct Others {
 impl Others {
     /// Provides them; `home` is a directory for what they keep.
     pub(super) fn ensure(home: PathBuf) -> Result<Self> {
-        let base = setup::cache_dir()?.join("bench");
-        let root = base.join(format!("{SUITE}-v{CACHE_VERSION}"));
-        fs::create_dir_all(&base).context("create cache of the other programs")?;
-        if !root.exists() {
-            let work = tempfile::tempdir_in(&base).context("create scratch directory")?;
-            debian::unpack_with_dependencies(SUITE, &PACKAGES, work.path())?;
-            fs::rename(work.keep(), &root).context("move the other programs into the cache")?;
-        }
-        Ok(Self { root, home })
+        let programs = Programs::ensure("backups", &PACKAGES, CACHE_VERSION)?;
+        Ok(Self { programs, home })
     }
 
-    /// A program of theirs, with their own loader and libraries: nothing of this host's.
     fn program(&self, path: &str) -> Result<Command> {
-        let usr = self.root.join("usr");
-        let loader = ["usr/lib64", "lib64"]
-            .map(|dir| self.root.join(dir).join("ld-linux-x86-64.so.2"))
-            .into_iter()
-            .find(|path| path.exists())
-            .context("find the loader of the other programs")?;
-        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-            .map(|dir| self.root.join(dir).display().to_string())
-            .join(":");
-        let program = usr.join(path);
-        let program = fs::canonicalize(&program).with_context(|| format!("find {}", program.display()))?;
-        let mut cmd = Command::new(loader);
-        cmd.arg("--library-path").arg(libraries).arg(program);
+        let mut cmd = self.programs.command(path)?;
         cmd.env("HOME", &self.home)
             .env("XDG_CACHE_HOME", self.home.join("cache"))
             .env("RESTIC_PASSWORD", "none")
             .env("BORG_BASE_DIR", &self.home)
             .env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes")
-            .env("PYTHONHOME", &usr)
-            .env("PYTHONPATH", usr.join("lib/python3/dist-packages"))
+            .env("PYTHONHOME", self.programs.dir("usr"))
+            .env("PYTHONPATH", self.programs.dir("usr/lib/python3/dist-packages"))
             .env("PYTHONDONTWRITEBYTECODE", "1");
         Ok(cmd)
     }
 
     fn restic(&self, repository: &Path) -> Result<Command> {
-        let mut cmd = self.program("bin/restic")?;
+        let mut cmd = self.program("usr/bin/restic")?;
         cmd.arg("--repo").arg(repository);
         Ok(cmd)
     }
 
     fn borg(&self) -> Result<Command> {
-        let mut cmd = self.program("bin/python3")?;
-        cmd.arg(self.root.join("usr/bin/borg"));
+        let mut cmd = self.program("usr/bin/python3")?;
+        cmd.arg(self.programs.dir("usr/bin/borg"));
         Ok(cmd)
     }
 
@@ -86,7 +65,7 @@ impl Others {
         };
         Ok(format!(
             "{}, {}",
-            of(self.program("bin/restic")?, "version")?,
+            of(self.program("usr/bin/restic")?, "version")?,
             of(self.borg()?, "--version")?
         ))
     }

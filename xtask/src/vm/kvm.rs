@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::machine::guest_init;
-use super::qemu::KERNEL_ARGS;
+use super::qemu::{KERNEL_ARGS, emulator};
 use crate::setup;
 
 /// A guest under working KVM needs a second or two.
@@ -62,7 +62,7 @@ fn probe(kernel: &Kernel) -> Result<bool> {
     archive.tree(&guest_init()?, "init")?;
     archive.bytes("probe", 0o644, b"")?;
     archive.finish()?;
-    let mut qemu = Command::new("qemu-system-x86_64")
+    let mut qemu = emulator()?
         .args([
             "-accel",
             "kvm",
@@ -92,7 +92,7 @@ fn probe(kernel: &Kernel) -> Result<bool> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .context("start qemu-system-x86_64")?;
+        .context("start QEMU")?;
     let started = Instant::now();
     while matches!(qemu.try_wait(), Ok(None)) && started.elapsed() < PROBE_TIME_MAX {
         std::thread::sleep(Duration::from_millis(100));

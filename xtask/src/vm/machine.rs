@@ -283,7 +283,7 @@ impl Machine<'_> {
             File::create(self.log(name)).with_context(|| format!("create {name} log"))?;
         }
         let started = Instant::now();
-        let qemu = Running(self.qemu()?.spawn().context("start qemu-system-x86_64")?);
+        let qemu = Running(self.qemu()?.spawn().context("start QEMU")?);
         Ok((results, started, qemu))
     }
 

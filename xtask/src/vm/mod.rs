@@ -32,9 +32,6 @@ use self::machine::Disk;
 use crate::build::{self, Profile};
 use crate::{Outcome, setup, soak};
 
-/// Programs of the host that a run needs.
-const HOST_PACKAGES: &[&str] = &["qemu-system-x86"];
-
 /// How long the remains of a failed run are kept.
 const RUN_KEPT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -62,14 +59,6 @@ pub(crate) fn run(args: VmArgs) -> Outcome {
         VmCommand::Roundtrip(args) => roundtrip::run(args),
         VmCommand::Random(args) => soak::random(args),
     }
-}
-
-/// Installs what the host needs to run machines.
-///
-/// # Errors
-/// When packages are missing and cannot be installed.
-pub(crate) fn ensure_host() -> Result<()> {
-    setup::ensure_packages(HOST_PACKAGES)
 }
 
 /// A directory of one run, below `target/vm`; the caller removes it when nobody needs it any more.

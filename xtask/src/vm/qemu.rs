@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::kvm;
 use super::machine::Machine;
+use crate::programs::Programs;
 
 impl Machine<'_> {
     /// Everything but starting it: disks by their serial numbers, ports by their names.
@@ -21,7 +22,9 @@ impl Machine<'_> {
         };
         // A machine must not outlive us, however we end: the kernel sees to it, which setpriv asks for.
         let mut cmd = Command::new("setpriv");
-        cmd.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        cmd.args(["--pdeathsig", "KILL"]);
+        let emulator = emulator()?;
+        cmd.arg(emulator.get_program()).args(emulator.get_args());
         cmd.args(accel)
             .args(["-smp", "2", "-m", &format!("{}M", self.mem_mib)]);
         cmd.args([
@@ -94,11 +97,25 @@ impl Machine<'_> {
     }
 }
 
+/// QEMU without any options but where its firmware lies. Always the one of Debian's stable release, whatever this host has: others take up to three times as
+/// long for what a shell does.
+pub(super) fn emulator() -> Result<Command> {
+    let programs = Programs::ensure("qemu", &["qemu-system-x86"], CACHE_VERSION)?;
+    let mut cmd = programs.command("usr/bin/qemu-system-x86_64")?;
+    for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+        cmd.arg("-L").arg(programs.dir(firmware));
+    }
+    Ok(cmd)
+}
+
+/// Raised when another QEMU is wanted than the one in the cache.
+const CACHE_VERSION: u32 = 1;
+
 /// Emulation that works everywhere. Without a PMU, which kernels would try to use and fail.
 pub(super) const TCG: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max,pmu=off"];
 
 /// The same, one processor after the other. At once, a processor may translate code after what was translated of it was thrown away and before another one
-/// writes it, and run that for ever (QEMU 7.2 invalidates, then stores). Once a kernel that put probes in and out under load went on at address 0, as it does
+/// writes it, and run that for ever (QEMU 7.2 invalidated, then stored). Once a kernel that put probes in and out under load went on at address 0, as it does
 /// where it meets a breakpoint that it has patched out: that fits, but nobody has shown it.
 pub(super) const TCG_IN_TURNS: [&str; 4] = ["-accel", "tcg,thread=single", "-cpu", "max,pmu=off"];
 

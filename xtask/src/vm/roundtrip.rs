@@ -16,7 +16,7 @@ use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Disk, Ended, Machine, Shown, Sink};
 use super::run::{GUEST_SCRIPT, project_binaries, script_command};
 use super::verdict::{Oracle, Report, compare, print_verdict, tell_details};
-use super::{blank_image, blocklog, check_script, ensure_host, finish, parse_file, root, run_dir};
+use super::{blank_image, blocklog, check_script, finish, parse_file, root, run_dir};
 use crate::{Outcome, setup};
 
 const RECORD: &str = include_str!("guest/record.sh");
@@ -241,7 +241,6 @@ impl<'a> Stage<'a> {
                 .all(|option| !option.contains(char::is_whitespace)),
             "an option for mkfs must be one word: give each its own --mkfs-option"
         );
-        ensure_host()?;
         let kernel = kernel::ensure_kernel(trip.kernel)?;
         let binaries = project_binaries(trip.bin_dir.as_deref())?;
         let dir = run_dir("roundtrip")?;

@@ -14,7 +14,7 @@ use clap::Args;
 use super::figures::{Figures, Noted};
 use super::kernel::{self, KernelLine};
 use super::machine::{Machine, Sink, Through};
-use super::{DiskSource, check_script, ensure_host, finish, parse_disk, parse_file, root, run_dir, stripped};
+use super::{DiskSource, check_script, finish, parse_disk, parse_file, root, run_dir, stripped};
 use crate::build::{self, Profile};
 use crate::{Outcome, setup};
 
@@ -177,7 +177,6 @@ pub(crate) fn measuring(measuring: Measuring<'_>, sink: &mut dyn Sink) -> Result
 
 fn boot(args: &RunArgs, sink: &mut dyn Sink) -> Result<u8> {
     check_script(&args.script)?;
-    ensure_host()?;
     let kernel = kernel::ensure_kernel(args.kernel)?;
     let root = root::ensure_root(&args.package)?;
     build::build_test_program("guest-init")?;

@@ -12,7 +12,7 @@ use super::figures::{Figures, Noted};
 use super::kernel::{self, Kernel, KernelLine};
 use super::machine::{Disk, Machine, Shown, Sink};
 use super::run::{GUEST_LIBRARY, GUEST_SCRIPT, project_binaries, script_command};
-use super::{blank_image, ensure_host, root, run_dir};
+use super::{blank_image, root, run_dir};
 use crate::setup;
 
 /// Holds what the guests know of each other: its name and size, MiB.
@@ -45,7 +45,6 @@ impl Series {
         env: &[(&str, String)],
         timeout: Duration,
     ) -> Result<Self> {
-        ensure_host()?;
         let scenarios = setup::workspace_root().join("tests/scenarios");
         let path = scenarios.join(script);
         let mut files = project_binaries(None)?;
