@@ -256,7 +256,7 @@ pub fn write_index(journal: &Journal, next_index: u64, store: &dyn Store) -> Res
 /// # Errors
 /// [`Error::Io`], [`Error::MediumFull`].
 pub fn copy_index(uuid: &str, next_index: u64, from: &dyn Store, to: &dyn Store) -> Result<()> {
-    store::copy(&index_name(uuid, next_index), from, to).map(drop)
+    store::copy(&index_name(uuid, next_index), from, to, None, &|| true).map(drop)
 }
 
 /// The newest manifest that an index carries, and the hash of its bytes.

@@ -7,6 +7,7 @@ mod chain;
 mod check;
 mod checkpoint;
 mod convert;
+mod copy;
 mod crypt;
 mod damage;
 mod error;
@@ -33,6 +34,7 @@ pub use checkpoint::{Checkpoint, CheckpointSize, Complete};
 pub use convert::{
     LINK_TARGET_BYTES_MAX, NAME_BYTES_MAX, OFFSET_MAX, WRITE_BYTES_MAX, XATTR_VALUE_BYTES_MAX, op_name,
 };
+pub use copy::{Copyable, copy_carried, copy_segment, make_manifest_durable, sealed_manifest};
 pub use crypt::{Encryption, Identities, Recipients};
 pub use damage::Damage;
 pub use error::{Error, Result};

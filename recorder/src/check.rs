@@ -262,6 +262,7 @@ fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) 
         };
         findings.push(finding((Level::Critical, STALE), path, what, todo));
     }
+    findings.extend(copies(volume, stale));
     if volume.holes_open > 0 {
         let what = format!("{} holes are open", volume.holes_open);
         let todo = "wait: what was lost is being read again; where it cannot be, the log says why";
@@ -279,6 +280,10 @@ fn stalled(path: &str, stall: &Stall) -> Finding {
         Place::Medium => (
             (Level::Critical, MEDIUM_NEEDED),
             "look at the medium and the kernel's log",
+        ),
+        Place::Copies => (
+            (Level::Warning, STALE),
+            "look at the media for copies and the kernel's log: recording goes on meanwhile",
         ),
         Place::Volume | Place::Sync => (
             (Level::Warning, FAILED),
@@ -323,6 +328,43 @@ fn medium(volume: &VolumeStatus, stale: Duration) -> Option<Finding> {
         what,
         &format!("{todo}: recording goes on by itself"),
     ))
+}
+
+/// What has no copy for too long.
+fn copies(volume: &VolumeStatus, stale: Duration) -> Vec<Finding> {
+    let Some(copies) = &volume.copies else {
+        return Vec::new();
+    };
+    let level = (Level::Warning, STALE);
+    let late = copies.pools.iter().filter(|pool| pool.behind_s > stale.as_secs());
+    let mut findings: Vec<Finding> = late
+        .map(|pool| {
+            let what = format!("pool {} has not all copies: {}", pool.pool, pool.behind_as_text());
+            let todo = match &pool.waits {
+                Some(_) => "as said: copying goes on by itself",
+                None => "wait: copies are being made",
+            };
+            finding(level, &volume.path, what, todo)
+        })
+        .collect();
+    if copies.without_pool_s > stale.as_secs() {
+        let places = copies.places.iter();
+        let places: Vec<String> = places
+            .map(|place| format!("{}: {}", place.path, place.why))
+            .collect();
+        let what = format!(
+            "no medium takes copies for {} s ({})",
+            copies.without_pool_s,
+            places.join("; ")
+        );
+        let todo = "mount one there, labelled with `recorder media label DIR --copies --pool NAME`";
+        findings.push(finding(level, &volume.path, what, todo));
+    }
+    if let Some(trouble) = &copies.trouble {
+        let what = format!("copies: {trouble}");
+        findings.push(finding(level, &volume.path, what, "see the log"));
+    }
+    findings
 }
 
 /// How far a volume is durable, for people. Of what was captured since a recorder that is not heard of any more, nothing is known.

@@ -125,6 +125,9 @@ pub(crate) struct AttachArgs {
     /// Directory where a medium is mounted that the journal is written to; given several times, the next one is taken where one is full or ejected
     #[arg(long, required = true, value_name = "DIR")]
     pub(crate) medium: Vec<PathBuf>,
+    /// Directory where a medium for copies may be mounted (`media label --copies --pool`); each pool that is found gets a copy of everything that is sealed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) copies: Vec<PathBuf>,
     /// Directory for the spool; a directory per volume is made in it
     #[arg(long, default_value = config::SPOOL_DEFAULT)]
     pub(crate) spool: PathBuf,

@@ -35,6 +35,8 @@ pub(crate) struct VolumeConfig {
     pub(crate) path: PathBuf,
     /// Directories where media are mounted: the journal goes on on the next one where one is full or ejected.
     pub(crate) media: Vec<PathBuf>,
+    /// Directories where media for copies are mounted.
+    pub(crate) copies: Vec<PathBuf>,
     /// Directory that the volume's spool directory is made in.
     pub(crate) spool: PathBuf,
     /// Size of the ring in bytes.
@@ -67,6 +69,7 @@ struct File {
 struct FileVolume {
     path: PathBuf,
     medium: OneOrMore,
+    copies: Option<OneOrMore>,
     spool: Option<PathBuf>,
     ring_mib: Option<u32>,
     spool_mib: Option<u32>,
@@ -93,11 +96,21 @@ enum OneOrMore {
     More(Vec<PathBuf>),
 }
 
+impl OneOrMore {
+    fn into_list(self) -> Vec<PathBuf> {
+        match self {
+            Self::One(path) => vec![path],
+            Self::More(paths) => paths,
+        }
+    }
+}
+
 /// The volumes that the arguments of `attach` name.
 pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>> {
     let AttachArgs {
         paths,
         medium,
+        copies,
         spool,
         ring_mib,
         spool_mib,
@@ -113,12 +126,14 @@ pub(crate) fn from_arguments(arguments: &AttachArgs) -> Result<Vec<VolumeConfig>
     } = arguments;
     let checkpoints = policy(*checkpoint_gib, *checkpoint_hours, *media_max, *checkpoint_live)
         .and_then(|policy| check_encryption(recipient, *write_only, policy).map(|()| policy))
+        .and_then(|policy| check_copies(medium, copies).map(|()| policy))
         .map_err(|why| coded(USAGE, why))?;
     let volumes = paths
         .iter()
         .map(|path| VolumeConfig {
             path: path.clone(),
             media: medium.clone(),
+            copies: copies.clone(),
             spool: spool.clone(),
             ring_bytes: ring_mib << 20,
             spool_bytes_max: u64::from(*spool_mib) << 20,
@@ -159,6 +174,7 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
             |FileVolume {
                  path,
                  medium,
+                 copies,
                  spool,
                  ring_mib,
                  spool_mib,
@@ -172,14 +188,12 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                  write_only,
                  replayer,
              }| {
-                let media = match medium {
-                    OneOrMore::One(medium) => vec![medium],
-                    OneOrMore::More(media) => media,
-                };
+                let media = medium.into_list();
+                let copies = copies.map_or_else(Vec::new, OneOrMore::into_list);
                 if media.is_empty() {
                     return Err(format!("volume {} names no medium", path.display()));
                 }
-                for named in media.iter().chain([&path]) {
+                for named in media.iter().chain(&copies).chain([&path]) {
                     if !named.is_absolute() {
                         return Err(format!("{} is not an absolute path", named.display()));
                     }
@@ -197,9 +211,11 @@ fn parse(text: &str) -> Result<Vec<VolumeConfig>, String> {
                 }
                 let checkpoints = policy(checkpoint_gib, checkpoint_hours, media_max, checkpoint_live)?;
                 check_encryption(&recipients, write_only, checkpoints)?;
+                check_copies(&media, &copies)?;
                 Ok(VolumeConfig {
                     path,
                     media,
+                    copies,
                     spool: spool.unwrap_or_else(|| PathBuf::from(SPOOL_DEFAULT)),
                     ring_bytes: ring_mib << 20,
                     spool_bytes_max: u64::from(spool_mib) << 20,
@@ -242,6 +258,17 @@ fn policy(
         interval: hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
         media_max,
     })
+}
+
+/// A copy beside its original is none.
+pub(crate) fn check_copies(media: &[PathBuf], copies: &[PathBuf]) -> Result<(), String> {
+    match copies.iter().find(|place| media.contains(place)) {
+        None => Ok(()),
+        Some(place) => Err(format!(
+            "{} is named as a place for the medium and for copies: a copy lies on another medium, at a place of its own",
+            place.display()
+        )),
+    }
 }
 
 /// Checks what does not go together; recipients themselves are looked at where keys are.
@@ -293,13 +320,15 @@ mod tests {
     fn a_file_with_two_volumes() {
         let volumes = parse(
             "[[volume]]\npath = \"/srv\"\nmedium = \"/media/a\"\n\
-             [[volume]]\npath = \"/home\"\nmedium = [\"/media/b\", \"/media/c\"]\nspool = \"/s\"\nring_mib = 16\nspool_mib = 256\n",
+             [[volume]]\npath = \"/home\"\nmedium = [\"/media/b\", \"/media/c\"]\ncopies = [\"/media/d\", \"/media/e\"]\nspool = \"/s\"\nring_mib = 16\nspool_mib = 256\n",
         )
         .unwrap();
         assert_eq!(volumes.len(), 2);
         assert_eq!(volumes[0].spool, Path::new(SPOOL_DEFAULT));
         assert_eq!(volumes[0].media, [Path::new("/media/a")]);
         assert_eq!(volumes[1].media, [Path::new("/media/b"), Path::new("/media/c")]);
+        assert_eq!(volumes[0].copies, <[PathBuf; 0]>::default());
+        assert_eq!(volumes[1].copies, [Path::new("/media/d"), Path::new("/media/e")]);
         assert_eq!(volumes[1].ring_bytes, 16 << 20);
         assert_eq!(volumes[1].spool_bytes_max, 256 << 20);
     }
@@ -330,6 +359,14 @@ mod tests {
             (
                 "[[volume]]\npath = \"/a\"\nmedium = [\"/m\", \"n\"]\n",
                 "absolute",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\ncopies = \"n\"\n",
+                "absolute",
+            ),
+            (
+                "[[volume]]\npath = \"/a\"\nmedium = [\"/l\", \"/m\"]\ncopies = [\"/n\", \"/m/\"]\n",
+                "/m/ is named as a place for the medium and for copies",
             ),
             (
                 "[[volume]]\npath = \"/a\"\nmedium = \"/m\"\nwrite_only = true\n",

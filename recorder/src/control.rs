@@ -60,6 +60,8 @@ pub(crate) enum Request {
     Eject {
         /// Of which volume; `None` is all.
         path: Option<PathBuf>,
+        /// The medium for copies at this place instead, of all volumes that are copied to it.
+        copies: Option<PathBuf>,
     },
     /// Stop recording.
     Detach {

@@ -7,6 +7,7 @@ mod barriers;
 mod canary;
 pub(crate) mod checkpoints;
 mod checks;
+mod copies;
 mod event;
 mod lag;
 pub(crate) mod medium;
@@ -243,6 +244,25 @@ impl Recorder {
         Ok(control::volumes_answer(volumes))
     }
 
+    /// Ends copying to the medium for copies at a place.
+    fn eject_copies(&self, at: &Path) -> Result<Value> {
+        let sessions: Vec<Arc<Session>> = self.lock().clone();
+        let answers: Vec<Value> = sessions
+            .iter()
+            .filter_map(|session| session.eject_copies(at))
+            .collect::<Result<_>>()?;
+        if answers.is_empty() {
+            let at = at.display();
+            return Err(coded(
+                NOTHING_THERE,
+                format!(
+                    "nothing that is recorded here is copied to {at}: no volume has it as a place for copies"
+                ),
+            ));
+        }
+        Ok(control::volumes_answer(answers))
+    }
+
     /// Brings everything onto the media and leaves the programs in the kernel.
     fn leave(&self) -> Result<Value> {
         let sessions: Vec<Arc<Session>> = self.lock().clone();
@@ -280,7 +300,11 @@ impl Operations for Recorder {
             }
             Request::Flush { wait } => self.each(None, |session| session.flush(wait)),
             Request::Checkpoint { path, live } => self.each(path, |session| session.checkpoint(live)),
-            Request::Eject { path } => self.each(path, Session::eject),
+            Request::Eject { path, copies: None } => self.each(path, Session::eject),
+            Request::Eject {
+                path: _,
+                copies: Some(at),
+            } => self.eject_copies(&at),
             Request::Detach { path } => self.detach(path),
         }
     }

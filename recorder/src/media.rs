@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::cli::exit::{FAILED, INTEGRITY, MEDIUM_NEEDED, NOTHING_THERE, USAGE, coded};
 use crate::snapshot::now_ns;
-use catalog::{Catalog, Medium};
-pub(crate) use copy::copy;
+use catalog::{Catalog, Holding, Medium};
+pub(crate) use copy::{copy, hold};
 pub(crate) use show::{list, list_as_text};
 
 /// Opens the directory of a medium.
@@ -72,9 +72,8 @@ pub(crate) fn label(path: &Path, naming: &Naming, replayer: &[u8]) -> Result<Val
             format!("{} holds {}: label an empty medium", path.display(), object.name),
         ));
     }
-    let mut catalog = Catalog::read()?;
     if let Some(name) = &naming.name
-        && let Some(other) = catalog.named(name)
+        && let Some(other) = Catalog::read()?.named(name)
     {
         return Err(coded(
             USAGE,
@@ -86,8 +85,7 @@ pub(crate) fn label(path: &Path, naming: &Naming, replayer: &[u8]) -> Result<Val
     }
     let label = Label::ensure_as(&store, replayer, now_ns(), naming)
         .with_context(|| format!("label {}", path.display()))?;
-    catalog.put(Medium::new(&label));
-    catalog.write()?;
+    put(Medium::new(&label))?;
     Ok(json!({
         "path": path, "uuid": label.medium, "name": label.name, "pool": label.pool, "copies": label.copies,
     }))
@@ -99,8 +97,7 @@ pub(crate) fn label(path: &Path, naming: &Naming, replayer: &[u8]) -> Result<Val
 /// Exit code 1 for a medium that is not retired.
 pub(crate) fn erase(path: &Path) -> Result<()> {
     let (store, label) = labelled(path)?;
-    let mut catalog = Catalog::read()?;
-    if catalog
+    if Catalog::read()?
         .get(&label.medium)
         .is_none_or(|medium| medium.retired.is_none())
     {
@@ -115,8 +112,18 @@ pub(crate) fn erase(path: &Path) -> Result<()> {
     store
         .erase()
         .with_context(|| format!("erase medium {} at {}", label.named(), path.display()))?;
-    catalog.media.retain(|medium| medium.uuid != label.medium);
-    catalog.write()
+    Catalog::change(|catalog| {
+        catalog.media.retain(|medium| medium.uuid != label.medium);
+        Ok(())
+    })
+}
+
+/// Enters a medium into the catalog.
+fn put(medium: Medium) -> Result<()> {
+    Catalog::change(|catalog| {
+        catalog.put(medium);
+        Ok(())
+    })
 }
 
 /// Looks at media and enters what they hold into the catalog.
@@ -124,47 +131,45 @@ pub(crate) fn erase(path: &Path) -> Result<()> {
 /// # Errors
 /// What keeps one from being read; those before it are entered.
 pub(crate) fn scan(paths: &[PathBuf]) -> Result<Value> {
-    let mut catalog = Catalog::read()?;
     let mut found = Vec::new();
     for path in paths {
         let (store, label) = labelled(path)?;
-        trust(&mut catalog, &store).with_context(|| format!("medium {}", label.named()))?;
-        let medium = look(store, &label, catalog.get(&label.medium))
+        let keys = keys(&store)?;
+        let medium = look(Arc::new(store), &label)
             .with_context(|| format!("look at medium {} at {}", label.named(), path.display()))?;
-        found.push(serde_json::to_value(&medium).context("encode what was found")?);
-        catalog.put(medium);
-        catalog.write()?;
+        found.push(Catalog::change(|catalog| {
+            for (volume, key) in keys {
+                catalog
+                    .trust(&volume, key)
+                    .with_context(|| format!("medium {}", label.named()))?;
+            }
+            catalog.put(medium);
+            serde_json::to_value(catalog.get(&label.medium)).context("encode what was found")
+        })?);
     }
     Ok(json!({ "media": found }))
 }
 
-/// Compares the keys that what lies on a medium is signed with to those that are trusted.
-fn trust(catalog: &mut Catalog, store: &DirStore) -> Result<()> {
+/// The keys that what lies on a medium is signed with, by volume.
+fn keys(store: &DirStore) -> Result<BTreeSet<(String, Option<PublicKey>)>> {
     let reader = match Reader::open(vec![Arc::new(store.clone()) as Arc<dyn Store>]) {
-        Err(journal::Error::NoJournal(_)) => return Ok(()),
+        Err(journal::Error::NoJournal(_)) => return Ok(BTreeSet::new()),
         reader => reader?,
     };
-    for journal in reader.journals() {
-        let keys: BTreeSet<Option<PublicKey>> = journal
+    let signed = reader.journals().flat_map(|journal| {
+        let volume = &journal.volume().uuid;
+        journal
             .all_segments()
-            .map(|segment| segment.manifest.signed_by())
-            .collect();
-        for key in keys {
-            catalog.trust(&journal.volume().uuid, key)?;
-        }
-    }
-    Ok(())
+            .map(move |segment| (volume.clone(), segment.manifest.signed_by()))
+    });
+    Ok(signed.collect())
 }
 
-/// What a medium holds, with what was known of it before that it cannot tell itself.
-pub(crate) fn look(store: DirStore, label: &Label, before: Option<&Medium>) -> Result<Medium> {
+/// What a medium holds.
+pub(crate) fn look(store: Arc<dyn Store>, label: &Label) -> Result<Medium> {
     let mut medium = Medium::new(label);
-    if let Some(before) = before {
-        medium.verified = before.verified;
-        medium.retired = before.retired;
-    }
-    match Reader::open(vec![Arc::new(store) as Arc<dyn Store>]) {
-        Ok(reader) => medium.holds = reader.journals().filter_map(catalog::Holding::of).collect(),
+    match Reader::open(vec![store]) {
+        Ok(reader) => medium.holds = reader.journals().filter_map(Holding::of).collect(),
         // Labelled, and nothing on it yet.
         Err(journal::Error::NoJournal(_)) => {}
         Err(error) => return Err(error.into()),
@@ -172,16 +177,17 @@ pub(crate) fn look(store: DirStore, label: &Label, before: Option<&Medium>) -> R
     Ok(medium)
 }
 
-/// Enters a medium that was just finished; whether it holds the only copy of something.
+/// Enters a medium that was just finished; gives what lies on no other one, as runs of segments by chain.
 ///
 /// # Errors
 /// What keeps it, or the catalog, from being read.
-pub(crate) fn enter(path: &Path, label: &Label) -> Result<bool> {
-    let mut catalog = Catalog::read()?;
-    let medium = look(open(path)?, label, catalog.get(&label.medium))?;
-    catalog.put(medium.clone());
-    catalog.write()?;
-    Ok(!catalog.single_copy(&medium).is_empty())
+pub(crate) fn enter(path: &Path, label: &Label) -> Result<Vec<Vec<(u64, u64)>>> {
+    let medium = look(Arc::new(open(path)?), label)?;
+    Catalog::change(|catalog| {
+        catalog.put(medium.clone());
+        let single = catalog.single_copy(&medium).into_iter();
+        Ok(single.map(|(_, runs)| runs).collect())
+    })
 }
 
 /// Reads everything on media and compares it with what was sealed.
@@ -189,17 +195,15 @@ pub(crate) fn enter(path: &Path, label: &Label) -> Result<bool> {
 /// # Errors
 /// Exit code 30 where something is not as it was sealed.
 pub(crate) fn verify(paths: &[PathBuf]) -> Result<Value> {
-    let mut catalog = Catalog::read()?;
     let (mut answers, mut bad) = (Vec::new(), Vec::new());
     for path in paths {
         let (store, label) = labelled(path)?;
         let problems = problems(store.clone())
             .with_context(|| format!("verify medium {} at {}", label.named(), path.display()))?;
         if problems.is_empty() {
-            let mut medium = look(store, &label, catalog.get(&label.medium))?;
+            let mut medium = look(Arc::new(store), &label)?;
             medium.verified = Some(now_ns());
-            catalog.put(medium);
-            catalog.write()?;
+            put(medium)?;
         } else {
             bad.push(format!("medium {}: {}", label.named(), problems.join("; ")));
         }
@@ -243,18 +247,18 @@ fn problems(store: DirStore) -> Result<Vec<String>> {
 /// # Errors
 /// Exit code 10 for a medium that the catalog does not know.
 pub(crate) fn retire(named: &str) -> Result<Value> {
-    let mut catalog = Catalog::read()?;
-    let Some(medium) = catalog.named(named) else {
-        return Err(coded(
-            NOTHING_THERE,
-            format!("the catalog knows no medium {named} (recorder media list; recorder media scan DIR)"),
-        ));
-    };
-    let mut medium = medium.clone();
-    catalog.check_retire(&medium)?;
-    medium.retired = Some(now_ns());
-    let answer = json!({ "uuid": medium.uuid, "name": medium.name, "retired": true });
-    catalog.put(medium);
-    catalog.write()?;
-    Ok(answer)
+    Catalog::change(|catalog| {
+        let Some(medium) = catalog.named(named) else {
+            return Err(coded(
+                NOTHING_THERE,
+                format!("the catalog knows no medium {named} (recorder media list; recorder media scan DIR)"),
+            ));
+        };
+        let mut medium = medium.clone();
+        catalog.check_retire(&medium)?;
+        medium.retired = Some(now_ns());
+        let answer = json!({ "uuid": medium.uuid, "name": medium.name, "retired": true });
+        catalog.put(medium);
+        Ok(answer)
+    })
 }

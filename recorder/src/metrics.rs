@@ -36,6 +36,17 @@ pub(crate) fn as_text(report: Option<&Report>) -> String {
             }
         }
     }
+    let help = "Bytes of segments that have no copy in a pool yet.";
+    family(&mut text, "copies_behind_bytes", "gauge", help);
+    for volume in &report.volumes {
+        for pool in volume.copies.iter().flat_map(|copies| &copies.pools) {
+            let (labels, name, behind) = (labels(volume), escaped(&pool.pool), pool.bytes_behind);
+            let _infallible = writeln!(
+                text,
+                "tapeworm_copies_behind_bytes{{{labels},pool=\"{name}\"}} {behind}"
+            );
+        }
+    }
     text
 }
 
@@ -201,13 +212,15 @@ fn family(text: &mut String, name: &str, kind: &str, help: &str) {
     );
 }
 
+/// A value of a label, as it is written between quotes.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
 fn labels(volume: &VolumeStatus) -> String {
-    let escaped = |value: &str| {
-        value
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"")
-            .replace('\n', "\\n")
-    };
     format!(
         "path=\"{}\",volume=\"{}\",medium=\"{}\"",
         escaped(&volume.path),
@@ -221,6 +234,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::status::{CopiesStatus, PoolStatus};
 
     #[test]
     fn every_line_is_one_that_prometheus_reads() {
@@ -232,8 +246,17 @@ mod tests {
             captured_seq: 7,
             ..VolumeStatus::default()
         };
+        let mut copied = volume("/srv");
+        copied.copies = Some(CopiesStatus {
+            pools: vec![PoolStatus {
+                pool: "ne\"ar".to_owned(),
+                bytes_behind: 9,
+                ..PoolStatus::default()
+            }],
+            ..CopiesStatus::default()
+        });
         let report = Report {
-            volumes: vec![volume("/srv"), volume("/a \"b\"\\\nc")],
+            volumes: vec![copied, volume("/a \"b\"\\\nc")],
             ..Report::default()
         };
         let text = as_text(Some(&report));
@@ -253,6 +276,9 @@ mod tests {
         }
         let first = "tapeworm_captured_seq{path=\"/srv\",volume=\"u-1\",medium=\"\"} 7\n";
         assert!(text.contains(first), "{text}");
+        let behind =
+            "tapeworm_copies_behind_bytes{path=\"/srv\",volume=\"u-1\",medium=\"\",pool=\"ne\\\"ar\"} 9\n";
+        assert!(text.contains(behind), "{text}");
         assert!(text.contains("path=\"/a \\\"b\\\"\\\\\\nc\""), "{text}");
         assert!(
             text.contains(

@@ -38,6 +38,8 @@ pub(crate) enum Place {
     Spool,
     /// In a call to the medium.
     Medium,
+    /// In a call to a medium for copies, or to the disk of the catalog.
+    Copies,
     /// In a call to the recorded volume.
     Volume,
     /// In a sync of the recorded volume.
@@ -45,7 +47,14 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 5] = [Self::Own, Self::Spool, Self::Medium, Self::Volume, Self::Sync];
+    const ALL: [Self; 6] = [
+        Self::Own,
+        Self::Spool,
+        Self::Medium,
+        Self::Copies,
+        Self::Volume,
+        Self::Sync,
+    ];
 
     fn of(code: u8) -> Self {
         Self::ALL.get(usize::from(code)).copied().unwrap_or_default()
@@ -55,7 +64,7 @@ impl Place {
     fn patience(self) -> u32 {
         match self {
             Self::Sync => SYNC_PATIENCE,
-            Self::Own | Self::Spool | Self::Medium | Self::Volume => 1,
+            Self::Own | Self::Spool | Self::Medium | Self::Copies | Self::Volume => 1,
         }
     }
 }
@@ -66,6 +75,7 @@ impl fmt::Display for Place {
             Self::Own => "in its own code",
             Self::Spool => "in a call to the spool's disk",
             Self::Medium => "in a call to the medium",
+            Self::Copies => "in a call to a medium for copies, or for the catalog",
             Self::Volume => "in a call to the recorded file system",
             Self::Sync => "in a sync of the recorded file system",
         })

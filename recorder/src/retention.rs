@@ -274,32 +274,34 @@ impl Needed {
 /// Enters into the catalog that media are not needed any more. One that holds something of another volume that is needed stays.
 fn retire(plans: &[Plan]) -> Result<()> {
     let kept: BTreeSet<&MediumName> = plans.iter().flat_map(|plan| plan.kept.keys()).collect();
-    let mut catalog = Catalog::read()?;
-    for name in plans.iter().flat_map(|plan| &plan.free) {
-        if kept.contains(name) {
-            continue;
-        }
-        let Some(medium) = catalog.get(&name.uuid) else {
-            return Err(coded(
-                NOTHING_THERE,
-                format!("the catalog does not know medium {name}: `recorder media scan` it first"),
-            ));
-        };
-        let known: BTreeSet<&str> = plans.iter().map(|plan| plan.volume.as_str()).collect();
-        let other = medium
-            .holds
-            .iter()
-            .find(|holding| !known.contains(holding.volume.as_str()));
-        ensure!(
-            other.is_none(),
-            "medium {name} also holds volume {}: give its newest medium, too",
-            other.map_or("", |holding| holding.volume.as_str())
-        );
-        let mut medium = medium.clone();
-        medium.retired.get_or_insert_with(crate::snapshot::now_ns);
-        catalog.put(medium);
-    }
-    catalog.write()
+    let free: BTreeSet<&MediumName> = plans.iter().flat_map(|plan| &plan.free).collect();
+    Catalog::change(|catalog| {
+        free.difference(&kept)
+            .try_for_each(|name| retire_one(catalog, name, plans))
+    })
+}
+
+fn retire_one(catalog: &mut Catalog, name: &MediumName, plans: &[Plan]) -> Result<()> {
+    let Some(medium) = catalog.get(&name.uuid) else {
+        return Err(coded(
+            NOTHING_THERE,
+            format!("the catalog does not know medium {name}: `recorder media scan` it first"),
+        ));
+    };
+    let known: BTreeSet<&str> = plans.iter().map(|plan| plan.volume.as_str()).collect();
+    let other = medium
+        .holds
+        .iter()
+        .find(|holding| !known.contains(holding.volume.as_str()));
+    ensure!(
+        other.is_none(),
+        "medium {name} also holds volume {}: give its newest medium, too",
+        other.map_or("", |holding| holding.volume.as_str())
+    );
+    let mut medium = medium.clone();
+    medium.retired.get_or_insert_with(crate::snapshot::now_ns);
+    catalog.put(medium);
+    Ok(())
 }
 
 impl Plan {

@@ -2,6 +2,8 @@
 //!
 //! Owns the field names of `recorder status --json` and the text forms of answers; it measures nothing itself.
 
+mod copies;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufReader, Read as _};
@@ -13,7 +15,9 @@ use serde_json::Value;
 
 use crate::cli::exit::FAILED;
 use crate::daemon::Base;
+use crate::media::catalog::show_runs;
 use crate::pulse::Stall;
+pub(crate) use copies::{CopiesStatus, MediumThere, PlaceStatus, PoolStatus};
 
 /// Everything that a recorder knows of itself: its answer to `status`, and what it leaves in its state file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -130,6 +134,9 @@ pub(crate) struct VolumeStatus {
     pub(crate) medium: String,
     /// How it is.
     pub(crate) medium_state: MediumStatus,
+    /// Copies of it, where any are wanted.
+    #[serde(default)]
+    pub(crate) copies: Option<CopiesStatus>,
     /// The age recipients that the journal is encrypted to; none where it is not.
     #[serde(default)]
     pub(crate) recipients: Vec<String>,
@@ -180,6 +187,7 @@ pub(crate) fn as_text(answer: &Value) -> String {
             false => "everything".to_owned(),
         };
         let _infallible = writeln!(text, "  durable  {until}");
+        text.push_str(&copies::as_text(&volume["copies"]));
         let recipients: Vec<&str> = volume["recipients"]
             .as_array()
             .into_iter()
@@ -299,6 +307,9 @@ pub(crate) fn checkpoint_as_text(answer: &Value) -> String {
 /// The answer to `media eject` as text.
 pub(crate) fn eject_as_text(answer: &Value) -> String {
     lines(answer, |volume| {
+        if volume["pool"].is_string() {
+            return copies::ejected_as_text(volume);
+        }
         let mut text = format!(
             "ejected medium {} ({}): {} may be unmounted; everything of {} up to seq {} is there",
             volume["medium"]["name"],
@@ -307,8 +318,10 @@ pub(crate) fn eject_as_text(answer: &Value) -> String {
             volume["path"],
             volume["durable_seq"]
         );
-        if volume["is_single_copy"] == true {
-            text.push_str("; it holds the only copy of it");
+        let single = volume["single_copy"].as_array().map_or(&[][..], Vec::as_slice);
+        for runs in single {
+            let runs: Vec<(u64, u64)> = serde_json::from_value(runs.clone()).unwrap_or_default();
+            let _infallible = write!(text, "; it holds the only copy of segments {}", show_runs(&runs));
         }
         let next = match volume["next"].as_str() {
             Some(next) => format!("; goes on on medium {next}"),

@@ -122,32 +122,79 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
-/// Copies a sealed object from one medium to another, under its name. Gives its size, or `None` where one is there already, which stays.
+/// What became of an object that was to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// It was written: so many bytes.
+    Now(u64),
+    /// It was there already.
+    There,
+    /// Another object has the name there, and stays.
+    Another,
+}
+
+/// Copies a sealed object from one medium to another, under its name. With `sealed`, the BLAKE3 of its bytes, they are compared with that in the
+/// same pass, before they get their name; so is what is there already, which is made durable: whoever put it there may have died before it could
+/// tell. Without, what is there already stays as it is. `go_on` is asked time and again, and ends it.
 ///
 /// # Errors
-/// Of reading with what is read named, so that a medium that is full is told from one that cannot be read.
-pub fn copy(name: &str, from: &dyn Store, to: &dyn Store) -> Result<Option<u64>> {
+/// [`Error::Integrity`] where what is read is not what was sealed. Of reading with what is read named, so that a medium that is full is told from
+/// one that cannot be read; [`Error::Io`] of the kind `Interrupted` where it is not to go on.
+pub fn copy(
+    name: &str,
+    from: &dyn Store,
+    to: &dyn Store,
+    sealed: Option<&str>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Copied> {
     let reading = |error| Error::io(format!("read {name} on {}", from.describe()), error);
     let writing = |error| Error::io(format!("write {name} on {}", to.describe()), error);
     let source = from.open(name).map_err(reading)?;
     let mut object = match to.create(name, ObjectKind::Plain) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return match sealed {
+                None => Ok(Copied::There),
+                Some(sealed) => compare(name, to, sealed),
+            };
+        }
         object => object.map_err(writing)?,
     };
+    let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     let mut offset = 0;
     while offset < source.bytes() {
+        if !go_on() {
+            return Err(reading(io::ErrorKind::Interrupted.into()));
+        }
         let length = usize::try_from(source.bytes() - offset)
             .unwrap_or(usize::MAX)
             .min(buffer.len());
-        source
-            .read_exact_at(&mut buffer[..length], offset)
-            .map_err(reading)?;
-        object.write_all(&buffer[..length]).map_err(writing)?;
+        let piece = &mut buffer[..length];
+        source.read_exact_at(piece, offset).map_err(reading)?;
+        hasher.update(piece);
+        object.write_all(piece).map_err(writing)?;
         offset += length as u64;
     }
+    if sealed.is_some_and(|sealed| *hasher.finalize().to_hex() != *sealed) {
+        return Err(Error::Integrity(format!(
+            "{name} on {} is not what was sealed (BLAKE3 differs): it is not copied",
+            from.describe()
+        )));
+    }
     object.seal().map_err(writing)?;
-    Ok(Some(source.bytes()))
+    Ok(Copied::Now(source.bytes()))
+}
+
+/// Whether what bears the name on a medium is what was sealed.
+fn compare(name: &str, on: &dyn Store, sealed: &str) -> Result<Copied> {
+    let context = |error| Error::io(format!("compare {name} on {}", on.describe()), error);
+    on.make_durable(name).map_err(context)?;
+    let found = on.open(name).and_then(|object| hash(&*object)).map_err(context)?;
+    Ok(if found == sealed {
+        Copied::There
+    } else {
+        Copied::Another
+    })
 }
 
 /// BLAKE3 of a sealed object, hexadecimal.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may end where its preparations fail")]
 
+mod copies;
 mod encrypted;
 mod several;
 mod spans;

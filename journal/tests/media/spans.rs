@@ -56,7 +56,7 @@ fn label(name: &str) -> MemoryStore {
 }
 
 /// Three media with two segments each, and the writer in front of the third.
-fn spanned() -> ([MemoryStore; 3], Writer) {
+pub(super) fn spanned() -> ([MemoryStore; 3], Writer) {
     let media = NAMES.map(label);
     let drive = Drive(Arc::new(Mutex::new(media[0].clone())));
     let mut writer = Writer::open(Arc::new(drive.clone()), volume()).unwrap();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cli::exit::MEDIUM_NEEDED;
+use crate::status::{CopiesStatus, PlaceStatus, PoolStatus};
 
 const STALE_AFTER: Duration = Duration::from_secs(300);
 
@@ -303,4 +304,45 @@ fn a_plugin_says_one_line_whatever_the_medium_says() {
     assert_eq!(line.lines().count(), 1, "{line}");
     assert_eq!(line.matches('|').count(), 1, "{line}");
     assert!(line.contains("'/it''s_here holes'=0"), "{line}");
+}
+
+#[test]
+fn a_copy_that_waits_for_too_long_is_a_warning_and_names_the_pool() {
+    let with = |behind_s, without_pool_s, trouble: Option<&str>| {
+        of(|volume| {
+            let near = PoolStatus {
+                pool: "near".to_owned(),
+                segments_behind: 2,
+                behind_s,
+                waits: Some("medium near-1 is full: label another".to_owned()),
+                ..PoolStatus::default()
+            };
+            volume.copies = Some(CopiesStatus {
+                pools: vec![near],
+                places: vec![PlaceStatus {
+                    path: "/media/b".to_owned(),
+                    why: "no label".to_owned(),
+                }],
+                without_pool_s,
+                trouble: trouble.map(str::to_owned),
+            });
+        })
+    };
+    assert_eq!(
+        (with(300, 300, None).level, with(300, 300, None).code),
+        (Level::Ok, 0)
+    );
+    for (verdict, part) in [
+        (with(301, 0, None), "pool near has not all copies"),
+        (with(301, 0, None), "near-1 is full: label another"),
+        (
+            with(0, 301, None),
+            "no medium takes copies for 301 s (/media/b: no label)",
+        ),
+        (with(0, 0, Some("no room")), "copies: no room"),
+    ] {
+        assert_eq!((verdict.level, verdict.code), (Level::Warning, STALE), "{part}");
+        let text = verdict.as_text();
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }

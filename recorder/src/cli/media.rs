@@ -61,6 +61,9 @@ pub(crate) enum MediaCommand {
     Eject {
         /// Only the volume that holds this path; without it, every recorded volume
         path: Option<PathBuf>,
+        /// The medium for copies that is mounted there instead, for every volume that is copied to it
+        #[arg(long, value_name = "DIR", conflicts_with = "path")]
+        copies: Option<PathBuf>,
     },
     /// Say that a medium is not needed any more
     Retire {
@@ -119,9 +122,10 @@ pub(super) fn run(command: MediaCommand, json: bool) -> Result<u8> {
             );
             print_result(json, &answer, &text);
         }
-        MediaCommand::Eject { path } => {
+        MediaCommand::Eject { path, copies } => {
             let answer = Client::connect()?.ask(&Request::Eject {
                 path: absolute(path)?,
+                copies: absolute(copies)?,
             })?;
             print_result(json, &answer, &status::eject_as_text(&answer));
         }

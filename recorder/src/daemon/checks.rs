@@ -10,13 +10,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, flock};
 
-use super::places;
+use super::places::{self, Places};
 use super::shelf::Shelf;
 use crate::capture::Volume;
 use crate::cli::exit::{FAILED, LOCKED, USAGE, coded};
-use crate::config::VolumeConfig;
+use crate::config::{self, VolumeConfig};
 use crate::control::RUN_DIR;
 use crate::key::Keys;
+use crate::media::catalog;
 use crate::pipeline::OnFull;
 
 /// A volume that can be attached, with everything that this needs.
@@ -24,6 +25,8 @@ pub(crate) struct Prepared {
     pub(crate) config: VolumeConfig,
     pub(crate) volume: Volume,
     pub(super) shelf: Arc<Shelf>,
+    /// Where media for copies may be mounted.
+    pub(super) copies: Places,
     /// What media are written and read with.
     pub(super) keys: Keys,
     pub(crate) spool_dir: PathBuf,
@@ -79,6 +82,7 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|volume| Ok((device_of(&volume.mount_point)?, volume.mount_point.clone())))
         .collect::<Result<_>>()?;
+    configs.iter().try_for_each(check_copies)?;
     let mut ready = Vec::new();
     for (config, volume) in configs.into_iter().zip(volumes) {
         let keys = Keys::of_volume(&config.recipients, config.is_write_only)?;
@@ -93,12 +97,14 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .iter()
         .map(|(config, volume, ..)| Spool::make(config.spool.join(&volume.uuid)))
         .collect::<Result<Vec<_>>>()?;
+    // Nor the catalog, which tells of each copy: one of what is written there would be told of, too.
+    let catalog = Spool::make(PathBuf::from(catalog::DIRECTORY))?;
     ready
         .into_iter()
-        .zip(devices)
+        .zip(&devices)
         .enumerate()
         .map(|(index, ((config, volume, (shelf, keys), lock), (device, _)))| {
-            let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == device).collect();
+            let here: Vec<&Spool> = spools.iter().filter(|spool| spool.device == *device).collect();
             if config.on_full == OnFull::Throttle && !here.is_empty() {
                 let path = volume.mount_point.display();
                 return Err(coded(
@@ -106,14 +112,19 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
                     format!("{path} holds a spool: its writers cannot be slowed down, which would slow the spool, too; put the spool elsewhere, or record with --on-full=hole"),
                 ));
             }
+            let own: Vec<&Spool> = here
+                .into_iter()
+                .chain([&catalog].into_iter().filter(|catalog| catalog.device == *device))
+                .collect();
             Ok(Prepared {
+                copies: Places::new(config.copies.clone(), devices.clone()),
                 config,
                 volume,
                 shelf,
                 keys,
                 spool_dir: spools[index].directory.clone(),
-                spool_inos: here.iter().map(|spool| spool.ino).collect(),
-                excluded_inodes: here
+                spool_inos: own.iter().map(|spool| spool.ino).collect(),
+                excluded_inodes: own
                     .iter()
                     .map(|spool| inodes_below(&spool.directory))
                     .collect::<Result<Vec<_>>>()?
@@ -124,7 +135,16 @@ pub(crate) fn all(configs: Vec<VolumeConfig>) -> Result<Vec<Prepared>> {
         .collect()
 }
 
-/// The directory of a volume's spool.
+/// Refuses a place for copies that is one for the medium, by another name, too.
+fn check_copies(config: &VolumeConfig) -> Result<()> {
+    let found = |paths: &[PathBuf]| -> Vec<PathBuf> {
+        let found = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        paths.iter().map(found).collect()
+    };
+    config::check_copies(&found(&config.media), &found(&config.copies)).map_err(|why| coded(USAGE, why))
+}
+
+/// A directory that is not recorded: of a volume's spool, or of the catalog.
 struct Spool {
     directory: PathBuf,
     device: u64,

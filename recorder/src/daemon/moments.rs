@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use journal::record::{InodeKey, Op};
 use serde_json::{Value, json};
 
+use super::copies;
 use super::shelf::Held;
 use super::volume::{Parts, STATE_BASE, STATE_RECORDING, STOP_INTERVAL, Session};
 use crate::cli::exit::{FAILED, code_of, coded};
@@ -239,20 +240,29 @@ impl Session {
             );
             std::thread::sleep(STOP_INTERVAL);
         }
+        if let Some(copies) = &self.copies {
+            copies.settle(copies::SETTLE_TIMEOUT);
+            copies.leave(&path)?;
+        }
         let known = media::enter(&path, &label);
-        let is_single_copy = known.inspect_err(|error| tracing::error!("the catalog: {error:#}"));
+        let single = known.inspect_err(|error| tracing::error!("the catalog: {error:#}"));
         let next = is_new().then(|| self.shelf.current().label.named().to_string());
         Ok(json!({
             "uuid": self.volume.uuid, "path": self.path, "medium": label.named(), "at": path,
-            "durable_seq": self.sink.handle.status().durable_seq, "is_single_copy": is_single_copy.ok(), "next": next,
+            "durable_seq": self.sink.handle.status().durable_seq, "single_copy": single.ok(), "next": next,
         }))
     }
 
     /// Brings everything up to now onto the medium and leaves the programs where they are: whoever attaches next goes on. Nothing is ended, for
     /// what comes after this is left as by a kill.
     pub(super) fn leave(&self) -> Result<Value> {
-        self.flush(true)
-            .with_context(|| format!("bring {} onto the medium", self.path.display()))
+        let answer = self
+            .flush(true)
+            .with_context(|| format!("bring {} onto the medium", self.path.display()))?;
+        if let Some(copies) = &self.copies {
+            copies.settle(copies::END_TIMEOUT);
+        }
+        Ok(answer)
     }
 
     /// Syncs, takes the programs off, brings everything onto the medium, ends the threads. Whoever comes second waits for the first,
@@ -302,6 +312,7 @@ impl Session {
             capture,
             pipeline,
             workers,
+            copier,
             _lock,
         } = parts;
         let synced = self
@@ -322,6 +333,9 @@ impl Session {
         }
         let detached = capture.detach().context("take the programs out of the kernel");
         let stopped = pipeline.stop().context("bring the rest onto the medium");
+        if let Some(copier) = copier {
+            self.end_copies(&copier);
+        }
         // What the end says of the medium tells more than that the barrier found no room.
         stopped.and(detached).and(synced)
     }

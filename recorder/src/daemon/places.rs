@@ -41,7 +41,7 @@ impl Places {
         let found = fs::metadata(path).map_err(|error| {
             coded(
                 MEDIUM_NEEDED,
-                format!("medium {named}: {error}; mount it, or name another with --medium"),
+                format!("medium {named}: {error}; mount it there, or name another place"),
             )
         })?;
         if !found.is_dir() {

@@ -4,7 +4,7 @@
 //! one. To whoever reads or writes, the media are one store: objects begin on the current medium only, and are found on any.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use journal::{Label, MediumName, Reader, copy_index, write_index};
 use super::medium::Medium;
 use super::places::{Places, check_room, volume_of};
 use crate::pipeline::Changer;
-use crate::pulse::Watched;
+use crate::pulse::{Place, Watched};
 
 /// A medium that is there.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(store: DirStore, label: Label, path: &Path) -> Self {
         Self {
-            store: Arc::new(Watched(Medium::new(store, &label))),
+            store: Arc::new(Watched(Medium::new(store, &label), Place::Medium)),
             label,
             path: path.to_owned(),
         }
@@ -133,7 +133,13 @@ impl Shelf {
         .collect()
     }
 
-    fn media(&self) -> Vec<Held> {
+    /// The volume that they hold.
+    pub(super) fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// The media that hold it, as far as they were there: the one that is written to first.
+    pub(super) fn media(&self) -> Vec<Held> {
         let state = self.state();
         [state.current.clone()]
             .into_iter()

@@ -18,9 +18,11 @@ use tokio::sync::mpsc;
 
 use super::checkpoints::{Policy, Restate};
 use super::checks::Prepared;
+use super::copies::Copies;
 use super::event::{Event, RecordingLine};
 use super::moments::{Detached, Misses};
 use super::mounted;
+use super::places::Places;
 use super::resume::{self, Place};
 use super::shelf::Shelf;
 use super::sink::{PipelineSink, Requests, wanted};
@@ -47,6 +49,8 @@ const STATE_FAILED: u8 = 2;
 pub(crate) struct Session {
     pub(super) path: PathBuf,
     pub(super) shelf: Arc<Shelf>,
+    /// Where copies are wanted.
+    pub(super) copies: Option<Arc<Copies>>,
     pub(super) spool_dir: PathBuf,
     pub(super) volume: Volume,
     pub(super) keys: Keys,
@@ -87,6 +91,8 @@ pub(super) struct Parts {
     pub(super) capture: Capture,
     pub(super) pipeline: Pipeline,
     pub(super) workers: Vec<JoinHandle<()>>,
+    /// Makes copies; the end does not wait for it as long as for the others.
+    pub(super) copier: Option<JoinHandle<()>>,
     pub(super) _lock: File,
 }
 
@@ -97,6 +103,7 @@ impl Session {
             config,
             volume,
             shelf,
+            copies: places,
             keys,
             spool_dir,
             spool_inos,
@@ -135,6 +142,7 @@ impl Session {
                 let session = Arc::new(Self {
                     path: config.path,
                     shelf,
+                    copies: Copies::to(&places.paths),
                     spool_dir,
                     volume,
                     keys,
@@ -160,6 +168,7 @@ impl Session {
                 };
                 session.go_on(capture, pipeline, lock, events, reading)?;
                 session.start_others(config.barrier, config.checkpoints)?;
+                session.start_copies(places)?;
                 Ok(session)
             }
             // What an earlier recorder left stays for the next try.
@@ -273,6 +282,7 @@ impl Session {
             capture,
             pipeline,
             workers: vec![worker],
+            copier: None,
             _lock: lock,
         });
         Ok(())
@@ -302,17 +312,37 @@ impl Session {
         name: &'static str,
         run: impl FnOnce(&Self) -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        let (session, told) = (Arc::clone(self), Arc::clone(self));
-        let died = move |error: anyhow::Error| told.say_death(name, &error);
-        let thread = self
-            .sink
-            .handle
-            .pulses()
-            .spawn(name, move || run(&session), died)?;
+        let thread = self.spawn(name, run)?;
         if let Some(parts) = &mut *self.parts() {
             parts.workers.push(thread);
         }
         Ok(())
+    }
+
+    /// Starts the thread that makes copies, where any are wanted.
+    fn start_copies(self: &Arc<Self>, places: Places) -> Result<()> {
+        let Some(copies) = self.copies.clone() else {
+            return Ok(());
+        };
+        let thread = self.spawn("copies", move |session| {
+            session.make_copies(&copies, places);
+            Ok(())
+        })?;
+        if let Some(parts) = &mut *self.parts() {
+            parts.copier = Some(thread);
+        }
+        Ok(())
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: &'static str,
+        run: impl FnOnce(&Self) -> Result<()> + Send + 'static,
+    ) -> Result<JoinHandle<()>> {
+        let (session, told) = (Arc::clone(self), Arc::clone(self));
+        let died = move |error: anyhow::Error| told.say_death(name, &error);
+        let pulses = self.sink.handle.pulses();
+        pulses.spawn(name, move || run(&session), died)
     }
 
     fn base_and_repair(

@@ -188,6 +188,7 @@ impl Session {
             base: self.base_taken().clone(),
             medium: self.shelf.current().path.display().to_string(),
             medium_state: medium_state(&status, watched.medium.as_ref()),
+            copies: self.copies.as_ref().map(|copies| copies.status()),
             recipients: self
                 .keys
                 .recipients

@@ -1,17 +1,20 @@
 //! The catalog: the host's own list of media and of what lies on each. A cache: deleted, it is made anew by looking at the media.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use journal::store::disk::{self, Disk, SystemDisk};
 use journal::{Journal, Label, Manifest, Point, PointKind, PublicKey};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{FAILED, WRONG_KEY, coded};
 
-/// Where the catalog lies.
-const PATH: &str = "/var/lib/tapeworm/catalog.json";
+/// Where the catalog lies: alone, for what is written there is not recorded.
+pub(crate) const DIRECTORY: &str = "/var/lib/tapeworm/catalog";
+pub(crate) const PATH: &str = "/var/lib/tapeworm/catalog/catalog.json";
 /// Version of its form.
 const FORMAT: u32 = 1;
 
@@ -93,6 +96,43 @@ impl Medium {
             holds: Vec::new(),
         }
     }
+
+    /// Whether a segment of a volume's chain lies there.
+    pub(crate) fn has(&self, volume: &str, chain: &str, index: u64) -> bool {
+        let mut held = self.holds.iter();
+        held.any(|held| held.volume == volume && held.chain == chain && holds(&held.segments, index))
+    }
+
+    /// Enters a segment that was put there.
+    pub(crate) fn take(&mut self, manifest: &Manifest) {
+        let Manifest { volume, chain, .. } = manifest;
+        if self.has(&volume.uuid, chain, manifest.index) {
+            return;
+        }
+        let mut held = self.holds.iter_mut();
+        match held.find(|held| held.volume == volume.uuid && held.chain == *chain) {
+            Some(held) => held.take(manifest),
+            None => {
+                let mut held = Holding {
+                    volume: volume.uuid.clone(),
+                    named: named(&volume.hostname, &volume.mount_path),
+                    chain: chain.clone(),
+                    segments: Vec::new(),
+                    bytes: 0,
+                    times: (manifest.first_time_ns, manifest.last_time_ns),
+                    points: Vec::new(),
+                    before: Vec::new(),
+                };
+                held.take(manifest);
+                self.holds.push(held);
+            }
+        }
+    }
+}
+
+/// A volume, by its host and where it is mounted there.
+fn named(hostname: &str, mount_path: &str) -> String {
+    format!("{hostname}:{mount_path}")
 }
 
 impl Holding {
@@ -123,13 +163,7 @@ impl Holding {
         }
         let points = journal
             .points()
-            .filter(|(_, index, _)| holds(&segments, *index))
-            .filter(|(_, _, point)| {
-                matches!(
-                    point.kind,
-                    PointKind::Mark | PointKind::BaseBegin | PointKind::BaseEnd
-                )
-            })
+            .filter(|(_, index, point)| holds(&segments, *index) && is_known(point))
             .map(|(epoch, index, point)| Known {
                 epoch,
                 index,
@@ -139,7 +173,7 @@ impl Holding {
         let volume = journal.volume();
         Some(Self {
             volume: volume.uuid.clone(),
-            named: format!("{}:{}", volume.hostname, volume.mount_path),
+            named: named(&volume.hostname, &volume.mount_path),
             chain: journal.chain().to_owned(),
             segments,
             bytes,
@@ -148,6 +182,41 @@ impl Holding {
             before,
         })
     }
+
+    /// Enters a segment, which it has not yet.
+    fn take(&mut self, manifest: &Manifest) {
+        let Manifest { epoch, index, .. } = *manifest;
+        self.segments.push((index, index));
+        self.segments.sort_unstable();
+        self.segments = joined(&self.segments);
+        self.bytes += manifest.bytes;
+        let (first, last) = self.times;
+        self.times = (first.min(manifest.first_time_ns), last.max(manifest.last_time_ns));
+        let of_history = manifest.points.iter().filter(|_| manifest.checkpoint.is_none());
+        let points = of_history.filter(|point| is_known(point)).cloned();
+        self.points
+            .extend(points.map(|point| Known { epoch, index, point }));
+    }
+}
+
+/// Whether a point is one that stands in the catalog.
+fn is_known(point: &Point) -> bool {
+    matches!(
+        point.kind,
+        PointKind::Mark | PointKind::BaseBegin | PointKind::BaseEnd
+    )
+}
+
+/// Runs that touch or overlap as one.
+pub(super) fn joined(sorted: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for &(first, last) in sorted {
+        match runs.last_mut() {
+            Some((_, end)) if first <= *end + 1 => *end = last.max(*end),
+            _ => runs.push((first, last)),
+        }
+    }
+    runs
 }
 
 /// Adds an index to runs, of which it is the highest.
@@ -172,7 +241,7 @@ impl Catalog {
         Self::read_from(&SystemDisk, Path::new(PATH))
     }
 
-    pub(super) fn read_from(disk: &dyn Disk, path: &Path) -> Result<Self> {
+    pub(crate) fn read_from(disk: &dyn Disk, path: &Path) -> Result<Self> {
         let bytes = match disk.read(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self {
@@ -197,20 +266,33 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// Keeps it: whole, or as it was before.
+    /// Changes it, for whoever comes next: whole, or not at all. Nobody else does meanwhile, so nothing slow belongs in here.
     ///
     /// # Errors
-    /// What the system says.
-    pub(crate) fn write(&self) -> Result<()> {
-        self.write_to(&SystemDisk, Path::new(PATH))
+    /// What `change` says, and what the system says.
+    pub(crate) fn change<T>(change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        Self::change_at(Path::new(PATH), change)
     }
 
-    pub(super) fn write_to(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
-        let context = || format!("write {}", path.display());
+    /// As [`Catalog::change`], of the catalog at a path.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn change_at<T>(path: &Path, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let context = || format!("lock {}", path.display());
         let dir = path.parent().unwrap_or(Path::new("/"));
-        if disk.kind(dir).with_context(context)?.is_none() {
-            disk.create_directory(dir).with_context(context)?;
-        }
+        fs::create_dir_all(dir).with_context(context)?;
+        // Of a directory, so that no file is left behind for it.
+        let lock = File::open(dir).with_context(context)?;
+        flock(&lock, FlockOperation::LockExclusive).with_context(context)?;
+        let mut catalog = Self::read_from(&SystemDisk, path)?;
+        let changed = change(&mut catalog)?;
+        catalog.write_to(&SystemDisk, path)?;
+        Ok(changed)
+    }
+
+    fn write_to(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
+        let context = || format!("write {}", path.display());
         let bytes = serde_json::to_vec_pretty(self).with_context(context)?;
         disk::replace(disk, path, &bytes).with_context(context)
     }
@@ -259,11 +341,28 @@ impl Catalog {
         }
     }
 
-    /// Enters a medium, in place of what was known of it.
-    pub(crate) fn put(&mut self, medium: Medium) {
+    /// Enters a medium, in place of what was known of it; but what it cannot tell itself is kept.
+    pub(crate) fn put(&mut self, mut medium: Medium) {
+        if let Some(before) = self.get(&medium.uuid) {
+            medium.verified = medium.verified.or(before.verified);
+            medium.retired = medium.retired.or(before.retired);
+        }
         self.media.retain(|other| other.uuid != medium.uuid);
         self.media.push(medium);
         self.media.sort_by(|a, b| a.uuid.cmp(&b.uuid));
+    }
+
+    /// Enters what a medium holds of one volume: what is known of others there is somebody else's, and stays.
+    pub(crate) fn put_of(&mut self, volume: &str, mut medium: Medium) {
+        if let Some(before) = self.get(&medium.uuid) {
+            let others = before.holds.iter().filter(|held| held.volume != volume);
+            let is_known = |held: &Holding| before.holds.iter().any(|known| known.volume == held.volume);
+            medium
+                .holds
+                .retain(|held| held.volume == volume || !is_known(held));
+            medium.holds.extend(others.cloned());
+        }
+        self.put(medium);
     }
 
     /// Media in use.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use journal::PointKind;
 use serde_json::{Value, json};
 
-use super::catalog::{Catalog, Holding, Known, Medium, holds, show_runs};
+use super::catalog::{Catalog, Holding, Known, Medium, holds, joined, show_runs};
 use crate::status::{bytes, rfc3339};
 
 /// Milliseconds of nanoseconds.
@@ -66,18 +66,6 @@ pub(super) fn chains(catalog: &Catalog) -> Vec<Value> {
             })
         })
         .collect()
-}
-
-/// Runs that touch or overlap as one.
-fn joined(sorted: &[(u64, u64)]) -> Vec<(u64, u64)> {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for &(first, last) in sorted {
-        match runs.last_mut() {
-            Some((_, end)) if first <= *end + 1 => *end = last.max(*end),
-            _ => runs.push((first, last)),
-        }
-    }
-    runs
 }
 
 /// What lies before and between runs.

@@ -69,12 +69,34 @@ fn first() -> Medium {
 #[test]
 fn it_is_kept_whole_and_garbage_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("sub").join("catalog.json");
+    let path = dir.path().join("sub/catalog/catalog.json");
     let catalog = catalog(vec![first()]);
-    catalog.write_to(&SystemDisk, &path).unwrap();
+    let enter = |medium: Medium| {
+        Catalog::change_at(&path, |catalog| {
+            catalog.put(medium);
+            Ok(())
+        })
+    };
+    enter(first()).unwrap();
     assert_eq!(
         Catalog::read_from(&SystemDisk, &path).unwrap().media,
         catalog.media
+    );
+    let failed: Result<()> = Catalog::change_at(&path, |catalog| {
+        catalog.media.clear();
+        Err(anyhow::anyhow!("told to fail"))
+    });
+    assert!(failed.is_err());
+    let retired = Medium {
+        retired: Some(1),
+        ..first()
+    };
+    enter(retired.clone()).unwrap();
+    enter(first()).unwrap();
+    assert_eq!(
+        Catalog::read_from(&SystemDisk, &path).unwrap().media,
+        [retired],
+        "a look at the medium does not tell that it is retired"
     );
     std::fs::write(&path, b"{").unwrap();
     let error = Catalog::read_from(&SystemDisk, &path).unwrap_err();
@@ -119,3 +141,59 @@ fn the_only_copy_of_something_is_not_retired() {
     };
     assert!(catalog(vec![first(), retired]).check_retire(&first()).is_err());
 }
+
+#[test]
+fn who_enters_what_a_medium_holds_of_a_volume_does_not_forget_another() {
+    let of = |volume: &str, segments: &[(u64, u64)]| {
+        let mut medium = medium("shared", segments, Vec::new());
+        volume.clone_into(&mut medium.holds[0].volume);
+        medium
+    };
+    let mut catalog = catalog(vec![of("a", &[(1, 5)])]);
+    let mut stale = of("b", &[(1, 2)]);
+    stale.holds.extend(of("a", &[(1, 1)]).holds);
+    stale.holds.extend(of("another", &[(7, 7)]).holds);
+    catalog.put_of("b", stale);
+    let mut held: Vec<(&str, &[(u64, u64)])> = catalog.media[0]
+        .holds
+        .iter()
+        .map(|held| (held.volume.as_str(), held.segments.as_slice()))
+        .collect();
+    held.sort_unstable();
+    assert_eq!(
+        held,
+        [("a", &[(1, 5)][..]), ("another", &[(7, 7)]), ("b", &[(1, 2)])]
+    );
+}
+
+#[test]
+fn what_is_put_on_a_medium_is_entered_segment_by_segment_as_a_look_at_it_would() {
+    let manifest = |index: u64| -> journal::Manifest {
+        let mut manifest: journal::Manifest = serde_json::from_str(MANIFEST).unwrap();
+        manifest.index = index;
+        (manifest.first_time_ns, manifest.last_time_ns) = (i64::try_from(index).unwrap(), 100);
+        manifest.points = vec![known(1, index, journal::PointKind::Mark, index * 10).point];
+        manifest
+    };
+    let mut medium = Medium {
+        holds: Vec::new(),
+        ..first()
+    };
+    // The newest first, then what was sealed before.
+    for index in [4, 2, 3, 3, 7] {
+        medium.take(&manifest(index));
+    }
+    let [held] = &medium.holds[..] else {
+        panic!("{:?}", medium.holds)
+    };
+    assert_eq!(held.segments, [(2, 4), (7, 7)]);
+    assert_eq!((held.bytes, held.times), (4 * 5, (2, 100)));
+    assert_eq!(held.points.len(), 4);
+    assert_eq!(held.named, "host:/srv");
+    assert!(medium.has("u", "c", 3) && !medium.has("u", "c", 5) && !medium.has("u", "other", 3));
+}
+
+const MANIFEST: &str = r#"{ "format": 7, "chain": "c", "volume": { "uuid": "u", "fs_type": "ext4", "label": "", "block_size": 4096, "size_bytes": 0,
+    "root": { "ino": 2, "generation": 0 }, "mount_path": "/srv", "hostname": "host" }, "epoch": 1, "index": 1, "first_seq": 1, "last_seq": 1,
+    "first_time_ns": 0, "last_time_ns": 0, "records": 1, "bytes": 5, "blake3": "", "row_groups": [], "previous": null, "void_indexes": [],
+    "points": [], "writer": "" }"#;

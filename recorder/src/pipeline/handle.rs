@@ -341,6 +341,16 @@ impl Handle {
         self.shared.passed_seq.load(Ordering::SeqCst)
     }
 
+    /// Segments that were sealed.
+    pub(crate) fn segments(&self) -> u64 {
+        self.shared.segments.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the spool that hold something.
+    pub(crate) fn spool_used_bytes(&self) -> u64 {
+        self.shared.spool_used_bytes.load(Ordering::Relaxed)
+    }
+
     /// What was done so far. Waits for nobody who waits for a disk.
     pub(crate) fn status(&self) -> PipelineStatus {
         let shared = &self.shared;

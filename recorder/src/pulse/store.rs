@@ -6,32 +6,32 @@ use journal::store::{Append, ObjectInfo, ObjectKind, ReadAt, Store};
 
 use super::{Place, at};
 
-/// A medium whose calls are watched.
-pub(crate) struct Watched<S>(pub(crate) S);
+/// A medium whose calls are watched, each of which is one to this place.
+pub(crate) struct Watched<S>(pub(crate) S, pub(crate) Place);
 
 impl<S: Store> Store for Watched<S> {
     fn create(&self, name: &str, kind: ObjectKind) -> io::Result<Box<dyn Append>> {
-        let _medium = at(Place::Medium);
-        Ok(Box::new(WatchedAppend(self.0.create(name, kind)?)))
+        let _medium = at(self.1);
+        Ok(Box::new(WatchedAppend(self.0.create(name, kind)?, self.1)))
     }
 
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.list()
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn ReadAt>> {
-        let _medium = at(Place::Medium);
-        Ok(Box::new(WatchedRead(self.0.open(name)?)))
+        let _medium = at(self.1);
+        Ok(Box::new(WatchedRead(self.0.open(name)?, self.1)))
     }
 
     fn make_durable(&self, name: &str) -> io::Result<()> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.make_durable(name)
     }
 
     fn bytes_free(&self) -> io::Result<Option<u64>> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.bytes_free()
     }
 
@@ -40,28 +40,28 @@ impl<S: Store> Store for Watched<S> {
     }
 }
 
-struct WatchedAppend(Box<dyn Append>);
+struct WatchedAppend(Box<dyn Append>, Place);
 
 impl Write for WatchedAppend {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.flush()
     }
 }
 
 impl Append for WatchedAppend {
     fn seal(self: Box<Self>) -> io::Result<()> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.seal()
     }
 }
 
-struct WatchedRead(Box<dyn ReadAt>);
+struct WatchedRead(Box<dyn ReadAt>, Place);
 
 impl ReadAt for WatchedRead {
     fn bytes(&self) -> u64 {
@@ -69,7 +69,7 @@ impl ReadAt for WatchedRead {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let _medium = at(Place::Medium);
+        let _medium = at(self.1);
         self.0.read_exact_at(buffer, offset)
     }
 }

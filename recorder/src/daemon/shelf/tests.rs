@@ -7,9 +7,9 @@ use journal::{Head, Naming, VolumeInfo, Writer};
 
 use super::*;
 
-const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000009";
+pub(in crate::daemon) const UUID: &str = "6f0cb0f4-0001-4000-8000-000000000009";
 
-fn write(seq: u64) -> Record {
+pub(in crate::daemon) fn write(seq: u64) -> Record {
     Record {
         seq,
         last_seq: seq,
@@ -27,24 +27,24 @@ fn write(seq: u64) -> Record {
 }
 
 /// Directories where media are, and one for what is carried.
-struct Room {
-    dir: tempfile::TempDir,
+pub(in crate::daemon) struct Room {
+    pub(in crate::daemon) dir: tempfile::TempDir,
 }
 
 impl Room {
-    fn new() -> Self {
+    pub(in crate::daemon) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::daemon) fn path(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         fs::create_dir_all(&path).unwrap();
         path
     }
 
-    fn label(&self, name: &str, pool: &str, copies: bool) -> Held {
+    pub(in crate::daemon) fn label(&self, name: &str, pool: &str, copies: bool) -> Held {
         let store = DirStore::open(&self.path(name)).unwrap();
         let naming = Naming {
             name: Some(name.to_owned()),
@@ -56,14 +56,14 @@ impl Room {
         Held::new(store, label, &self.path(name))
     }
 
-    fn shelf(&self, current: Held, places: &[&str]) -> Arc<Shelf> {
+    pub(in crate::daemon) fn shelf(&self, current: Held, places: &[&str]) -> Arc<Shelf> {
         let paths = places.iter().map(|name| self.path(name)).collect();
         let places = Places::new(paths, Vec::new());
         Arc::new(Shelf::new(UUID, places, &self.path("host"), current, Vec::new()).unwrap())
     }
 }
 
-fn writer(shelf: &Arc<Shelf>) -> Writer {
+pub(in crate::daemon) fn writer(shelf: &Arc<Shelf>) -> Writer {
     let volume = VolumeInfo {
         uuid: UUID.to_owned(),
         ..VolumeInfo::default()

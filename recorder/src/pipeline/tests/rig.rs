@@ -15,7 +15,7 @@ use journal::{Label, Projection, Reader, VolumeInfo};
 
 use super::super::{Events, Handle, Identity, Left, Limits, Numbers, Pipeline, PipelineOptions, Request};
 pub(super) use super::medium::Medium;
-use crate::pulse::Watched;
+use crate::pulse::{Place, Watched};
 use crate::reconcile::Dead;
 use crate::snapshot::own_record;
 
@@ -243,7 +243,7 @@ impl Rig {
             disk: Arc::clone(&disk),
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
-            store: Arc::new(Watched(medium.clone())),
+            store: Arc::new(Watched(medium.clone(), Place::Medium)),
             changer: None,
             signer: None,
             recipients: None,
