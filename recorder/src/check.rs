@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::capture::Unread;
 use crate::cli::exit::{FAILED, HOLE, MEDIUM_FULL, MEDIUM_NEEDED, NOTHING_THERE, STALE};
 use crate::pulse::{Place, Stall};
-use crate::status::{MediumStatus, Report, VolumeStatus, bytes};
+use crate::status::{MediumStatus, PoolStatus, Report, VolumeStatus, bytes};
 
 /// A state file is written every few seconds; one that is older comes from a recorder that hangs.
 const STATE_AGE_MAX_S: i64 = 30;
@@ -83,8 +83,17 @@ pub(crate) struct Verdict {
     perfdata: String,
 }
 
-/// Concludes. Not durable for longer than `stale` is stale.
-pub(crate) fn judge(source: &Source, now: jiff::Timestamp, stale: Duration) -> Verdict {
+/// How long something may stay behind before it is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// What is not durable, and copies that could be made.
+    pub(crate) stale: Duration,
+    /// Copies to a pool of which no medium is there: it may be kept elsewhere, and come once a day.
+    pub(crate) pool_away: Duration,
+}
+
+/// Concludes.
+pub(crate) fn judge(source: &Source, now: jiff::Timestamp, patience: Patience) -> Verdict {
     let mut findings = Vec::new();
     let report = match source {
         Source::Answer(report) => Some(report),
@@ -110,7 +119,7 @@ pub(crate) fn judge(source: &Source, now: jiff::Timestamp, stale: Duration) -> V
             ));
         }
         for volume in volumes {
-            examine(volume, stale, &mut findings);
+            examine(volume, patience, &mut findings);
         }
     }
     findings.sort_by_key(|finding| std::cmp::Reverse((finding.level, urgency(finding.code))));
@@ -130,7 +139,7 @@ pub(crate) fn judge(source: &Source, now: jiff::Timestamp, stale: Duration) -> V
             .map(|volume| durable(volume, now, is_heard))
             .collect(),
         perfdata: if is_heard {
-            perfdata(volumes, stale)
+            perfdata(volumes, patience.stale)
         } else {
             String::new()
         },
@@ -206,7 +215,8 @@ fn nobody(unread: &[(String, Unread)]) -> Vec<Finding> {
 }
 
 /// Everything about one volume.
-fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) {
+fn examine(volume: &VolumeStatus, patience: Patience, findings: &mut Vec<Finding>) {
+    let stale = patience.stale;
     let path = &volume.path;
     if let Some(failure) = &volume.failure {
         let todo = "see the log, then start the recorder anew: it goes on from there";
@@ -262,7 +272,7 @@ fn examine(volume: &VolumeStatus, stale: Duration, findings: &mut Vec<Finding>) 
         };
         findings.push(finding((Level::Critical, STALE), path, what, todo));
     }
-    findings.extend(copies(volume, stale));
+    findings.extend(copies(volume, patience));
     if volume.holes_open > 0 {
         let what = format!("{} holes are open", volume.holes_open);
         let todo = "wait: what was lost is being read again; where it cannot be, the log says why";
@@ -331,12 +341,16 @@ fn medium(volume: &VolumeStatus, stale: Duration) -> Option<Finding> {
 }
 
 /// What has no copy for too long.
-fn copies(volume: &VolumeStatus, stale: Duration) -> Vec<Finding> {
+fn copies(volume: &VolumeStatus, Patience { stale, pool_away }: Patience) -> Vec<Finding> {
     let Some(copies) = &volume.copies else {
         return Vec::new();
     };
     let level = (Level::Warning, STALE);
-    let late = copies.pools.iter().filter(|pool| pool.behind_s > stale.as_secs());
+    let may_wait = |pool: &PoolStatus| if pool.there.is_empty() { pool_away } else { stale };
+    let late = copies
+        .pools
+        .iter()
+        .filter(|pool| pool.behind_s > may_wait(pool).as_secs());
     let mut findings: Vec<Finding> = late
         .map(|pool| {
             let what = format!("pool {} has not all copies: {}", pool.pool, pool.behind_as_text());

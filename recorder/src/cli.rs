@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
+use crate::check::Patience;
 use crate::control::{Client, Request};
 use crate::pipeline::OnFull;
 use crate::{config, daemon, doctor, status};
@@ -25,6 +26,9 @@ const CONFIG_DEFAULT: &str = "/etc/tapeworm/recorder.toml";
 
 /// Seconds that something may stay behind before it is stale: a segment is sealed every ten, on a medium that is there.
 const STALE_S_DEFAULT: u64 = 300;
+
+/// Seconds that a pool for copies may be kept elsewhere before it is stale: a day, and the time that people are late.
+const POOL_AWAY_S_DEFAULT: u64 = 26 * 60 * 60;
 
 #[derive(Parser)]
 #[command(
@@ -63,6 +67,9 @@ enum Command {
         /// Seconds that something may stay behind before it is stale
         #[arg(long, default_value_t = STALE_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
         stale_s: u64,
+        /// Seconds that a pool for copies may stay behind while no medium of it is there
+        #[arg(long, default_value_t = POOL_AWAY_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+        pool_away_s: u64,
     },
     /// The state in the text format of Prometheus
     Metrics {
@@ -203,12 +210,23 @@ fn usage(error: &clap::Error) -> ExitCode {
     })
 }
 
+fn patience(stale_s: u64, pool_away_s: u64) -> Patience {
+    Patience {
+        stale: Duration::from_secs(stale_s),
+        pool_away: Duration::from_secs(pool_away_s),
+    }
+}
+
 fn run(command: Command, json: bool) -> Result<u8> {
     match command {
         Command::Attach(args) => daemon::run(config::from_arguments(&args)?, daemon::Form::Attach, json),
         Command::Run { config } => daemon::run(config::read(&config)?, daemon::Form::Service, json),
         Command::Status => say::status(json),
-        Command::Check { nagios, stale_s } => say::check(json, nagios, Duration::from_secs(stale_s)),
+        Command::Check {
+            nagios,
+            stale_s,
+            pool_away_s,
+        } => say::check(json, nagios, patience(stale_s, pool_away_s)),
         Command::Metrics { out } => say::metrics(json, out.as_deref()),
         Command::Mark { name, volume } => {
             config::check_mark_name(&name)?;

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::cli::exit::MEDIUM_NEEDED;
-use crate::status::{CopiesStatus, PlaceStatus, PoolStatus};
+use crate::status::{CopiesStatus, MediumThere, PlaceStatus, PoolStatus};
 
-const STALE_AFTER: Duration = Duration::from_secs(300);
+const PATIENCE: Patience = Patience {
+    stale: Duration::from_secs(300),
+    pool_away: Duration::from_secs(3600),
+};
 
 fn volume() -> VolumeStatus {
     VolumeStatus {
@@ -34,7 +37,7 @@ fn now() -> jiff::Timestamp {
 }
 
 fn verdict(source: &Source) -> Verdict {
-    judge(source, now(), STALE_AFTER)
+    judge(source, now(), PATIENCE)
 }
 
 fn of(change: impl FnOnce(&mut VolumeStatus)) -> Verdict {
@@ -249,12 +252,12 @@ fn a_recorder_that_does_not_answer_is_judged_by_what_it_left() {
         "nobody knows that now: {text}"
     );
     let later = now() + jiff::SignedDuration::from_secs(60);
-    let text = judge(&Source::Silent(Some(left)), later, STALE_AFTER).as_text();
+    let text = judge(&Source::Silent(Some(left)), later, PATIENCE).as_text();
     assert!(
         text.contains("nothing was heard of it since 2026-01-02T03:05:00Z"),
         "{text}"
     );
-    let verdict = judge(&Source::Silent(None), later, STALE_AFTER);
+    let verdict = judge(&Source::Silent(None), later, PATIENCE);
     assert_eq!((verdict.level, verdict.code), (Level::Critical, FAILED));
 }
 
@@ -308,10 +311,15 @@ fn a_plugin_says_one_line_whatever_the_medium_says() {
 
 #[test]
 fn a_copy_that_waits_for_too_long_is_a_warning_and_names_the_pool() {
+    let there = MediumThere {
+        path: "/media/b".to_owned(),
+        ..MediumThere::default()
+    };
     let with = |behind_s, without_pool_s, trouble: Option<&str>| {
         of(|volume| {
             let near = PoolStatus {
                 pool: "near".to_owned(),
+                there: vec![there.clone()],
                 segments_behind: 2,
                 behind_s,
                 waits: Some("medium near-1 is full: label another".to_owned()),
@@ -345,4 +353,27 @@ fn a_copy_that_waits_for_too_long_is_a_warning_and_names_the_pool() {
         let text = verdict.as_text();
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn a_pool_that_is_kept_elsewhere_may_stay_behind_for_longer() {
+    let with = |behind_s| {
+        of(|volume| {
+            let far = PoolStatus {
+                pool: "far".to_owned(),
+                segments_behind: 2,
+                behind_s,
+                waits: Some("no medium of pool far is at /media/b: mount one there".to_owned()),
+                ..PoolStatus::default()
+            };
+            volume.copies = Some(CopiesStatus {
+                pools: vec![far],
+                ..CopiesStatus::default()
+            });
+        })
+    };
+    assert_eq!(with(3600).level, Level::Ok);
+    let late = with(3601);
+    assert_eq!((late.level, late.code), (Level::Warning, STALE));
+    assert!(late.as_text().contains("mount one there"), "{}", late.as_text());
 }

@@ -4,14 +4,13 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::exit::{FAILED, NOTHING_THERE, code_of};
 use super::{print_line, print_result};
-use crate::check::{self, Source, Verdict};
+use crate::check::{self, Patience, Source, Verdict};
 use crate::control::{Client, Silent};
 use crate::status::{self, Report};
 use crate::{capture, daemon, metrics};
@@ -42,14 +41,17 @@ fn source() -> Result<Source> {
     }
 }
 
-fn judge(source: &Source, stale: Duration) -> Verdict {
-    check::judge(source, jiff::Timestamp::now(), stale)
+fn judge(source: &Source, patience: Patience) -> Verdict {
+    check::judge(source, jiff::Timestamp::now(), patience)
 }
 
 /// `recorder status`.
 pub(super) fn status(json: bool) -> Result<u8> {
     let source = source()?;
-    let verdict = judge(&source, Duration::from_secs(super::STALE_S_DEFAULT));
+    let verdict = judge(
+        &source,
+        super::patience(super::STALE_S_DEFAULT, super::POOL_AWAY_S_DEFAULT),
+    );
     let (report, is_heard) = match &source {
         Source::Answer(report) => (report, true),
         Source::Silent(Some(report)) => (report, false),
@@ -79,7 +81,7 @@ pub(super) fn status(json: bool) -> Result<u8> {
 }
 
 /// `recorder check`.
-pub(super) fn check(json: bool, nagios: bool, stale: Duration) -> Result<u8> {
+pub(super) fn check(json: bool, nagios: bool, patience: Patience) -> Result<u8> {
     let source = match source() {
         Err(error) if nagios => {
             print_line(&format!(
@@ -90,7 +92,7 @@ pub(super) fn check(json: bool, nagios: bool, stale: Duration) -> Result<u8> {
         }
         source => source?,
     };
-    let verdict = judge(&source, stale);
+    let verdict = judge(&source, patience);
     if nagios {
         let (line, code) = verdict.as_plugin();
         print_line(&line);
