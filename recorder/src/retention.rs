@@ -387,7 +387,7 @@ mod tests {
     const UUID: &str = "f0e1d2c3-0000-4000-8000-000000000001";
 
     /// Epochs of some segments each, with the hours of the first and last record of each: the first holds a base, and is all that this one needs.
-    fn reader(epochs: &[&[(i64, i64)]]) -> Reader {
+    fn medium(epochs: &[&[(i64, i64)]]) -> MemoryStore {
         let store = MemoryStore::new();
         Label::ensure(&store, b"", 0).unwrap();
         let (ino, generation) = (2, 1);
@@ -412,13 +412,17 @@ mod tests {
                 writer.seal().unwrap();
             }
         }
+        store
+    }
+
+    fn reader(store: MemoryStore) -> Reader {
         Reader::open(vec![Arc::new(store) as Arc<dyn Store>]).unwrap()
     }
 
     /// Which of these segments are kept, where it is this hour now.
     fn kept_of(epochs: &[&[(i64, i64)]], promises: &Promises, now: i64) -> Vec<u64> {
         let now = Timestamp::from_second(now * 3600).unwrap();
-        let plans = plan(&reader(epochs), promises, now).unwrap();
+        let plans = plan(&reader(medium(epochs)), promises, now).unwrap();
         plans[0].kept.values().flatten().copied().collect()
     }
 
@@ -473,6 +477,19 @@ mod tests {
         assert_eq!(kept(&hours, &within, 2404), [2, 3, 4]);
         assert_eq!(kept(&hours, &within, 99_999), [2, 3, 4]);
         assert_eq!(kept(&hours, &daily(2), 99_999), [4]);
+    }
+
+    #[test]
+    fn a_moment_that_needs_what_was_not_given_frees_nothing() {
+        let medium = medium(&[&[(1, 2), (25, 25)]]);
+        let of_the_base = medium.list().unwrap();
+        let of_the_base = of_the_base
+            .iter()
+            .filter(|object| object.name.contains("0000000001."));
+        of_the_base.for_each(|object| medium.tamper(&object.name, None));
+        let now = Timestamp::from_second(26 * 3600).unwrap();
+        let refused = plan(&reader(medium), &daily(30), now).err().unwrap();
+        assert_eq!(crate::cli::exit::code_of(&refused), MEDIUM_NEEDED, "{refused:#}");
     }
 
     #[test]

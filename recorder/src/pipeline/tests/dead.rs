@@ -12,6 +12,8 @@ use crate::reconcile::Dead;
 fn patient() -> Limits {
     Limits {
         seal_after: super::rig::TOO_LONG,
+        segment_bytes: 64 << 20,
+        unsealed_bytes_max: 64 << 20,
         ..limits()
     }
 }
