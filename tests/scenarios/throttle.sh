@@ -10,12 +10,34 @@ mkdir -p /origin /spool /medium
 mkfs.ext4 -q -F $origin && mkfs.ext4 -q -F $spools && mkfs.ext4 -q -F /dev/guest/usb0 || exit 1
 mount $origin /origin && mount $spools /spool && mount /dev/guest/usb0 /medium || exit 1
 
-# Writes more in one go than a small ring holds; says how long that took, in milliseconds. To be run in $(), which waits for no recorder.
+# Stops the recorder for a tenth of a second, again and again: a fast one would keep up with any burst. A writer that is slowed fills less than half of the
+# ring meanwhile.
+cat > /run/stutter.py <<'END'
+import os, signal, sys, time
+open("/run/stutters", "w").close()
+while True:
+    for which in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(int(sys.argv[1]), which)
+        time.sleep(0.1)
+END
+
+# Writes more in one go than a small ring holds, while the recorder does half of the time nothing; says how long that took, in milliseconds. To be run in
+# $(), which waits for no recorder.
 burst() {
-    local begin=$(date +%s%3N) i
-    for i in 1 2; do dd if=/dev/zero of="/origin/$1-$i" bs=64k count=1200 status=none & done
-    wait
+    local begin stutter i writers=
+    python3 /run/stutter.py $recorder_pid > /dev/null &
+    stutter=$!
+    for ((i = 0; i < 300; i++)); do [ -e /run/stutters ] && break; sleep 0.1; done
+    begin=$(date +%s%3N)
+    for i in 1 2; do
+        dd if=/dev/zero of="/origin/$1-$i" bs=64k count=1200 status=none &
+        writers="$writers $!"
+    done
+    wait $writers
     echo $(($(date +%s%3N) - begin))
+    kill $stutter; wait $stutter 2> /dev/null
+    kill -CONT $recorder_pid
+    rm /run/stutters
 }
 
 # arm ON_FULL: records a burst through a small ring; sets took_ms, slowed_ms, lost (numbers in holes).

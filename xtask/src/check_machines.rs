@@ -74,7 +74,7 @@ pub(crate) static CI: [Scenario; 12] = [
     Scenario {
         script: "media.sh",
         kernel: KernelLine::K6_12,
-        disks: &[512, 2048, 96, 96, 96, 96, 512, 64, 128],
+        disks: &[512, 2048, 96, 96, 96, 96, 512, 64, 256],
         usb: &[],
     },
     Scenario {
