@@ -281,7 +281,7 @@ impl Point<'_> {
             if !inode.extents.is_empty() {
                 contents.push((key, std::mem::take(&mut inode.extents)));
             }
-            inodes.insert(key, raw(inode));
+            inodes.insert(key, Box::new(raw(inode)));
         }
         let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
         let mut noted = Vec::new();

@@ -34,7 +34,7 @@ pub(crate) struct RawInode {
 /// Builds the tree. What contradicts itself is an integrity failure; with `tolerate` (restoring past a hole) it is left out
 /// and noted.
 pub(crate) struct Builder<'a> {
-    inodes: HashMap<InodeKey, RawInode>,
+    inodes: HashMap<InodeKey, Box<RawInode>>,
     index: HashMap<InodeKey, NodeIndex>,
     plan: Plan,
     tolerate: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Built {
 impl<'a> Builder<'a> {
     /// A builder for these inodes.
     pub(crate) fn new(
-        inodes: HashMap<InodeKey, RawInode>,
+        inodes: HashMap<InodeKey, Box<RawInode>>,
         tolerate: bool,
         problems: &'a mut Problems,
     ) -> Self {
@@ -128,7 +128,7 @@ impl<'a> Builder<'a> {
     fn add(
         &mut self,
         key: InodeKey,
-        raw: RawInode,
+        raw: Box<RawInode>,
         links: Vec<Link>,
         waiting: &mut Vec<(Link, InodeKey)>,
     ) -> Result<()> {
@@ -339,7 +339,10 @@ mod tests {
 
     fn build(inodes: Vec<(u64, RawInode)>, tolerate: bool) -> (Result<Built>, Problems) {
         let mut problems = Problems::default();
-        let inodes = inodes.into_iter().map(|(ino, raw)| (key(ino), raw)).collect();
+        let inodes = inodes
+            .into_iter()
+            .map(|(ino, raw)| (key(ino), Box::new(raw)))
+            .collect();
         let built = Builder::new(inodes, tolerate, &mut problems).build(key(1));
         (built, problems)
     }

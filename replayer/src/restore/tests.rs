@@ -49,7 +49,10 @@ fn directory(mode: u32, seed: i64, entries: &[(&[u8], u64)]) -> RawInode {
 
 fn plan(inodes: impl IntoIterator<Item = (u64, RawInode)>) -> (Plan, HashMap<InodeKey, u32>) {
     let mut problems = Problems::default();
-    let inodes = inodes.into_iter().map(|(ino, raw)| (key(ino), raw)).collect();
+    let inodes = inodes
+        .into_iter()
+        .map(|(ino, raw)| (key(ino), Box::new(raw)))
+        .collect();
     let built = Builder::new(inodes, false, &mut problems)
         .build(key(1))
         .expect("a tree");
