@@ -68,6 +68,37 @@ pub(crate) enum Command {
     Keygen(KeygenArgs),
 }
 
+impl Command {
+    /// How much memory it may take, where it folds.
+    pub(crate) fn memory(&self) -> Option<&MemoryArgs> {
+        match self {
+            Self::Restore(args) => Some(&args.memory),
+            Self::Plan(args) => Some(&args.moment.past.memory),
+            Self::Ls(args) => Some(&args.moment.past.memory),
+            Self::Find(args) => Some(&args.moment.past.memory),
+            Self::Cat(args) => Some(&args.moment.past.memory),
+            Self::History(args) => Some(&args.memory),
+            Self::Diff(args) => Some(&args.past.memory),
+            Self::Rehearse(args) => Some(&args.moment.past.memory),
+            Self::Mount(args) => Some(&args.moment.past.memory),
+            Self::Verify(_) | Self::Points(_) | Self::Dump(_) | Self::Export(_) | Self::Keygen(_) => None,
+        }
+    }
+}
+
+/// How much memory a fold may take, and where it goes on.
+#[derive(Args, Debug, Default)]
+pub(crate) struct MemoryArgs {
+    /// Memory to fold in, in bytes, or with K, M, G or T: beyond it the fold goes on in an unnamed file on a disk, as slow as that. Default: half of what
+    /// this process may use.
+    #[arg(long, value_name = "SIZE", value_parser = crate::spill::parse_size)]
+    pub(crate) memory_max: Option<u64>,
+    /// Directory for that file, which holds names and attributes unencrypted and is gone with the process; not in memory (tmpfs). Default: $TMPDIR, or
+    /// /var/tmp.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) spill_dir: Option<PathBuf>,
+}
+
 /// `replayer keygen`.
 #[derive(Args, Debug)]
 pub(crate) struct KeygenArgs {
@@ -138,6 +169,9 @@ pub(crate) struct RestoreArgs {
     /// Where the journal lies.
     #[command(flatten)]
     pub(crate) media: MediaArgs,
+    /// What it may take to fold that.
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Restore into this directory, which must be empty, or is made.
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
@@ -270,6 +304,9 @@ pub(crate) struct PastArgs {
     /// Where the journal lies.
     #[command(flatten)]
     pub(crate) media: MediaArgs,
+    /// What it may take to fold that.
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Which volume, where the media hold several.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,
@@ -355,6 +392,9 @@ pub(crate) struct HistoryArgs {
     /// Where the journal lies.
     #[command(flatten)]
     pub(crate) media: MediaArgs,
+    /// What it may take to fold that.
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// Which volume, where the media hold several.
     #[arg(long, value_name = "UUID")]
     pub(crate) volume: Option<String>,

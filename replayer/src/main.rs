@@ -18,6 +18,7 @@ mod points;
 mod progress;
 mod rehearse;
 mod restore;
+mod spill;
 #[cfg(test)]
 mod sweep;
 mod verify;
@@ -53,6 +54,9 @@ fn run(cli: &Cli) -> Exit {
 }
 
 fn command(command: &Command, format: Format) -> Result<Exit> {
+    if let Some(memory) = command.memory() {
+        spill::begin(memory, format)?;
+    }
     match command {
         Command::Restore(args) => restore::run(args, format),
         Command::Plan(args) => plan::run(args, format),

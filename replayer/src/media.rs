@@ -25,6 +25,7 @@ use crate::output::{local, utc};
 use crate::restore::build::{Builder, Built, RawInode};
 use crate::restore::plan::{Kind, NodeIndex, Piece, Plan, RowRef};
 use crate::restore::problems::Problems;
+use crate::spill;
 
 /// XFS shows its ACLs a second time under these names: restored as ACLs, they must not come back as attributes.
 const ACL_SHADOWS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
@@ -265,55 +266,25 @@ impl Point<'_> {
         self.journal.volume()
     }
 
-    /// Folds the metadata up to the moment into a plan.
+    /// Folds the metadata up to the moment into a plan. Beyond the bound of memory all of it lies on a disk.
+    ///
+    /// # Errors
+    /// As for [`Point::each`] and [`spill::check`]; where the journal contradicts itself.
     pub(crate) fn fold(&self, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
         self.check_holes(allow_holes, problems)?;
         let mut state = State::new();
         let mut cloned = Cloned::default();
         self.each(Projection::State, |row, record| {
-            cloned.check(&state, record)?;
-            state.apply(row, record);
-            Ok(())
+            spill::within(|| {
+                cloned.check(&state, record)?;
+                state.apply(row, record);
+                anyhow::Ok(())
+            })?;
+            spill::check()
         })?;
-        let root = state.root().ok_or_else(|| integrity("the journal has no base"))?;
-        let (mut inodes, mut contents) = (HashMap::new(), Vec::new());
-        for (key, mut inode) in state.into_inodes() {
-            if !inode.extents.is_empty() {
-                contents.push((key, std::mem::take(&mut inode.extents)));
-            }
-            inodes.insert(key, Box::new(raw(inode)));
-        }
-        let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
-        let mut noted = Vec::new();
-        // Beside the extents, which go one file after the other, they are most of what a plan takes.
-        let pieces = contents.iter().map(|(_, extents)| extents.len()).sum();
-        plan.pieces.reserve_exact(pieces);
-        for (key, extents) in contents {
-            let Some(&node) = index.get(&key) else { continue };
-            // What is written goes where its name leads: into a device or pipe that the journal also made, it would leave the target.
-            if !matches!(plan.node(node).kind, Kind::File { .. }) {
-                let what = format!("{} is no file and has content", plan.path(node));
-                if !allow_holes {
-                    return Err(integrity(format!("the journal contradicts itself: {what}")));
-                }
-                noted.push(what);
-                continue;
-            }
-            for extent in extents.iter() {
-                plan.pieces.push(Piece {
-                    row: row_ref(extent.source.row),
-                    data_offset: extent.source.offset,
-                    node,
-                    offset: extent.offset,
-                    length: extent.length,
-                });
-            }
-        }
-        noted
-            .into_iter()
-            .for_each(|what| problems.note(format!("left out: {what}")));
-        plan.pieces.sort_unstable();
-        Ok(Folded { plan, index })
+        let folded = spill::within(|| plan_of(state, allow_holes, problems))?;
+        spill::check()?;
+        Ok(folded)
     }
 
     /// Refuses a hole that is open at the moment, or notes it.
@@ -370,6 +341,50 @@ impl Point<'_> {
     pub(crate) fn check_media(&self, plan: &Plan) -> Result<()> {
         self.drive.check(self.journal, plan)
     }
+}
+
+/// What is to be made of a state.
+fn plan_of(state: State, allow_holes: bool, problems: &mut Problems) -> Result<Folded> {
+    let root = state.root().ok_or_else(|| integrity("the journal has no base"))?;
+    let (mut inodes, mut contents) = (HashMap::new(), Vec::new());
+    for (key, mut inode) in state.into_inodes() {
+        if !inode.extents.is_empty() {
+            contents.push((key, std::mem::take(&mut inode.extents)));
+        }
+        inodes.insert(key, Box::new(raw(inode)));
+        spill::check()?;
+    }
+    let Built { mut plan, index } = Builder::new(inodes, allow_holes, problems).build(root)?;
+    let mut noted = Vec::new();
+    // Beside the extents, which go one file after the other, they are most of what a plan takes.
+    let pieces = contents.iter().map(|(_, extents)| extents.len()).sum();
+    plan.pieces.reserve_exact(pieces);
+    for (key, extents) in contents {
+        let Some(&node) = index.get(&key) else { continue };
+        // What is written goes where its name leads: into a device or pipe that the journal also made, it would leave the target.
+        if !matches!(plan.node(node).kind, Kind::File { .. }) {
+            let what = format!("{} is no file and has content", plan.path(node));
+            if !allow_holes {
+                return Err(integrity(format!("the journal contradicts itself: {what}")));
+            }
+            noted.push(what);
+            continue;
+        }
+        for extent in extents.iter() {
+            plan.pieces.push(Piece {
+                row: row_ref(extent.source.row),
+                data_offset: extent.source.offset,
+                node,
+                offset: extent.offset,
+                length: extent.length,
+            });
+        }
+    }
+    noted
+        .into_iter()
+        .for_each(|what| problems.note(format!("left out: {what}")));
+    plan.pieces.sort_unstable();
+    Ok(Folded { plan, index })
 }
 
 /// Refuses what is not signed with the trusted key. Where none is named, says with which keys it is signed.

@@ -75,6 +75,11 @@ pub(crate) fn human(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
+/// An error, for programs.
+pub(crate) fn error_document(exit: Exit, message: &str) -> Value {
+    json!({"error": {"code": exit.code(), "kind": exit.word(), "message": message}})
+}
+
 /// How a command writes its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -108,9 +113,8 @@ impl Format {
     pub(crate) fn error_message(self, exit: Exit, message: &str) {
         eprintln!("replayer: {message}");
         if self == Self::Json {
-            let document = json!({"error": {"code": exit.code(), "kind": exit.word(), "message": message}});
             // A reader that has gone away has the exit code.
-            let _reader_gone = writeln!(io::stdout(), "{document}");
+            let _reader_gone = writeln!(io::stdout(), "{}", error_document(exit, message));
         }
     }
 }

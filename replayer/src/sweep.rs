@@ -24,7 +24,7 @@ use journal::store::DirStore;
 use journal::{Manifest, Reader};
 
 use self::medium::{LAST_SEQ, UUID};
-use crate::cli::{Durable, MediaArgs, RestoreArgs, VerifyArgs};
+use crate::cli::{Durable, MediaArgs, MemoryArgs, RestoreArgs, VerifyArgs};
 use crate::exit::{Exit, exit_of};
 use crate::output::Format;
 
@@ -157,6 +157,7 @@ impl Bench {
     fn restore(&self) -> anyhow::Result<Exit> {
         let args = RestoreArgs {
             media: self.media(),
+            memory: MemoryArgs::default(),
             to: Some(self.to()),
             device: None,
             mkfs: None,

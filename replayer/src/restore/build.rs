@@ -83,6 +83,7 @@ impl<'a> Builder<'a> {
         self.add(root, raw, Vec::new(), &mut waiting)?;
         while let Some((link, key)) = waiting.pop() {
             self.visit(link, key, &mut waiting)?;
+            crate::spill::check()?;
         }
         self.check_detached()?;
         Ok(Built {

@@ -5,7 +5,8 @@
 //! name, the parent of a node stands before it, every directory has exactly one name, every name is a plain file name.
 //!
 //! Memory: about 200 bytes for each inode plus its names and extended attributes, and 40 bytes for each piece of data (an
-//! extent of the result, at most one for each row that still shows): a million files are some hundred MiB. Data is not held.
+//! extent of the result, at most one for each row that still shows). Data is not held. What the fold takes while a plan is made of it is more, and
+//! where it lies beyond a bound, is told in [`crate::spill`].
 
 use journal::record::Time;
 

@@ -10,7 +10,7 @@ use journal::Manifest;
 use journal::record::{Attributes, DirTimes, Entry, Op, Record, Time};
 
 use super::reading::Past;
-use crate::cli::{MediaArgs, PastArgs};
+use crate::cli::{MediaArgs, MemoryArgs, PastArgs};
 use crate::media::Media;
 use crate::past::tree::Tree;
 use crate::restore::plan::{NodeIndex, Plan};
@@ -47,6 +47,7 @@ impl Medium {
                 identities: Vec::new(),
                 media: vec![self.path()],
             },
+            memory: MemoryArgs::default(),
             volume: None,
             allow_holes: false,
         };
