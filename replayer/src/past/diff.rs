@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::media::Media;
 use crate::output::{Format, escape};
 use crate::restore::plan::{Kind, Node, NodeIndex, Plan};
+use crate::spill;
 
 /// Bytes of two contents that are compared at once.
 const RUN_BYTES: u64 = 8 << 20;
@@ -25,17 +26,22 @@ pub(crate) fn run(args: &DiffArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&args.past.media)?;
     let from = Tree::at(&media, &args.past, Some(&args.from))?;
     let to = Tree::at(&media, &args.past, Some(&args.to))?;
-    let differences = Sides::new(&from, &to)
+    let sides = Sides::new(&from, &to);
+    spill::check()?;
+    let differences = sides
         .differences()
         .map_err(|error| media.explain(args.past.volume.as_deref(), error))?;
     let (mut text, mut documents) = (String::new(), Vec::new());
-    for difference in &differences {
-        let _writing_to_a_string_cannot_fail = writeln!(text, "{}", difference.text());
-        documents.push(difference.json());
-    }
-    let document = json!({
-        "from": from.moment.point.json(), "to": to.moment.point.json(), "differences": documents,
+    let document = spill::within(|| {
+        for difference in &differences {
+            let _writing_to_a_string_cannot_fail = writeln!(text, "{}", difference.text());
+            documents.push(difference.json());
+        }
+        json!({
+            "from": from.moment.point.json(), "to": to.moment.point.json(), "differences": documents,
+        })
     });
+    spill::check()?;
     format.result(&text, &document)?;
     Ok(match (from.moment.exit(), to.moment.exit()) {
         (Exit::Ok, exit) | (exit, _) => exit,
@@ -93,7 +99,7 @@ impl<'a> Side<'a> {
     fn new(tree: &'a Tree<'a>) -> Self {
         let mut paths = Paths::new();
         tree.walk(Plan::ROOT, &Names::default(), |path, node| {
-            paths.entry(node).or_default().insert(path.to_vec());
+            spill::within(|| paths.entry(node).or_default().insert(path.to_vec()));
         });
         Self { tree, paths }
     }
@@ -129,7 +135,8 @@ impl<'a> Sides<'a> {
             let before = self.from.paths.get(&node).unwrap_or(&empty);
             let now = to_index.get(key);
             let after = now.and_then(|now| self.to.paths.get(now)).unwrap_or(&empty);
-            gone.extend(before.difference(after).map(|path| (path.clone(), (*key, node))));
+            let fewer = before.difference(after);
+            spill::within(|| gone.extend(fewer.map(|path| (path.clone(), (*key, node)))));
             let path = before.intersection(after).next().or(after.first());
             if let (Some(&now), Some(path)) = (now, path) {
                 let what = self.changed(node, now)?;
@@ -146,7 +153,7 @@ impl<'a> Sides<'a> {
             let after = self.to.paths.get(&node).unwrap_or(&empty);
             let before = from_index.get(key).and_then(|before| self.from.paths.get(before));
             let more = after.difference(before.unwrap_or(&empty));
-            come.extend(more.map(|path| (path.clone(), (*key, node))));
+            spill::within(|| come.extend(more.map(|path| (path.clone(), (*key, node)))));
         }
         // A path that leads to another inode now: the file was saved by putting a new one in its place.
         let replaced: Vec<_> = gone

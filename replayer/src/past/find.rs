@@ -13,6 +13,7 @@ use crate::cli::{FileType, FindArgs, MomentArgs};
 use crate::exit::{Exit, failure};
 use crate::media::Media;
 use crate::output::{Format, escape};
+use crate::spill;
 
 /// Runs `replayer find`.
 pub(crate) fn run(args: &FindArgs, format: Format) -> Result<Exit> {
@@ -23,30 +24,32 @@ pub(crate) fn run(args: &FindArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&past.media)?;
     let tree = Tree::at(&media, past, at.as_deref())?;
     let from = tree.lookup(&path)?;
-    let (mut text, mut entries) = (String::new(), Vec::new());
-    tree.walk(from, &path, |path, node| {
-        let node = tree.plan().node(node);
-        let own = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let fits = name
-            .as_ref()
-            .is_none_or(|name| name.is_match(OsStr::from_bytes(own)))
-            && args
-                .file_type
-                .is_none_or(|wanted| wanted.letter() == letter(&node.kind));
-        if fits {
-            match format {
-                Format::Text => {
-                    text.push_str(&escape(path));
-                    text.push('\n');
+    let mut text = String::new();
+    let document = spill::within(|| {
+        let mut entries = Vec::new();
+        tree.walk(from, &path, |path, node| {
+            let node = tree.plan().node(node);
+            let own = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            let fits = name
+                .as_ref()
+                .is_none_or(|name| name.is_match(OsStr::from_bytes(own)))
+                && args
+                    .file_type
+                    .is_none_or(|wanted| wanted.letter() == letter(&node.kind));
+            if fits {
+                match format {
+                    Format::Text => {
+                        text.push_str(&escape(path));
+                        text.push('\n');
+                    }
+                    Format::Json => entries.push(entry(path, node)),
                 }
-                Format::Json => entries.push(entry(path, node)),
             }
-        }
+        });
+        json!({ "point": tree.moment.point.json(), "entries": entries })
     });
-    format.result(
-        &text,
-        &json!({ "point": tree.moment.point.json(), "entries": entries }),
-    )?;
+    spill::check()?;
+    format.result(&text, &document)?;
     Ok(tree.moment.exit())
 }
 

@@ -14,6 +14,7 @@ use crate::cli::HistoryArgs;
 use crate::exit::{Exit, failure};
 use crate::media::Media;
 use crate::output::{Format, escape, utc};
+use crate::spill;
 
 /// Runs `replayer history`.
 pub(crate) fn run(args: &HistoryArgs, format: Format) -> Result<Exit> {
@@ -167,6 +168,7 @@ impl<'a> Follower<'a> {
                         size,
                     })?;
                 }
+                spill::check()?;
             }
         }
         Ok(())
@@ -175,7 +177,7 @@ impl<'a> Follower<'a> {
     /// Applies a record, and says what it means for the path.
     fn step(&mut self, row: RowRef, record: &Record) -> Option<(What, Option<u64>)> {
         let touches = self.touches(record);
-        self.state.apply(row, record);
+        spill::within(|| self.state.apply(row, record));
         match record.op {
             Op::BaseBegin { .. } => self.is_in_base = true,
             Op::BaseEnd { .. } => self.is_in_base = false,

@@ -11,6 +11,7 @@ use crate::exit::Exit;
 use crate::media::Media;
 use crate::output::{Format, escape, utc};
 use crate::restore::plan::{Kind, Node, NodeIndex};
+use crate::spill;
 
 /// Runs `replayer ls`.
 pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
@@ -20,9 +21,17 @@ pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
     let media = Media::open(&past.media)?;
     let tree = Tree::at(&media, past, at.as_deref())?;
     let node = tree.lookup(&path)?;
+    let (text, document) = spill::within(|| list(&tree, node, &path, args.recursive));
+    spill::check()?;
+    format.result(&text, &document)?;
+    Ok(tree.moment.exit())
+}
+
+/// What a path leads to, for people and for programs.
+fn list(tree: &Tree<'_>, node: NodeIndex, path: &Names, is_recursive: bool) -> (String, Value) {
     let mut found: Vec<(Vec<u8>, NodeIndex)> = Vec::new();
-    if args.recursive {
-        tree.walk(node, &path, |path, node| found.push((path.to_vec(), node)));
+    if is_recursive {
+        tree.walk(node, path, |path, node| found.push((path.to_vec(), node)));
     } else if tree.plan().is_directory(node) {
         found.extend(tree.children(node).map(|child| (child.name.to_vec(), child.node)));
     } else {
@@ -35,11 +44,8 @@ pub(crate) fn run(args: &LsArgs, format: Format) -> Result<Exit> {
         let _writing_to_a_string_cannot_fail = writeln!(text, "{}", line(name, node));
         entries.push(entry(name, node));
     }
-    format.result(
-        &text,
-        &json!({ "point": tree.moment.point.json(), "entries": entries }),
-    )?;
-    Ok(tree.moment.exit())
+    let document = json!({ "point": tree.moment.point.json(), "entries": entries });
+    (text, document)
 }
 
 /// As `ls -l` has it, with the time in UTC to the second's fraction.

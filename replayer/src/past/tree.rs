@@ -10,6 +10,7 @@ use crate::exit::{Exit, failure};
 use crate::media::{Media, Moment};
 use crate::output::escape;
 use crate::restore::plan::{Kind, NodeIndex, Piece, Plan};
+use crate::spill;
 
 /// A path from the root of the volume, in its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,12 +72,17 @@ impl<'a> Tree<'a> {
         let order = |piece: &Piece| (piece.node, piece.offset);
         moment.folded.plan.pieces.sort_unstable_by_key(order);
         let plan = &moment.folded.plan;
-        let mut names = Vec::new();
-        for node in plan.indices() {
-            for (number, link) in (0..).zip(&plan.node(node).links) {
-                names.push((link.parent, number, node));
+        let names = || {
+            let mut names = Vec::new();
+            for node in plan.indices() {
+                for (number, link) in (0..).zip(&plan.node(node).links) {
+                    names.push((link.parent, number, node));
+                }
             }
-        }
+            names
+        };
+        let mut names = spill::within(names);
+        spill::check()?;
         names.sort_unstable_by(|a, b| (a.0, name_of(plan, *a)).cmp(&(b.0, name_of(plan, *b))));
         Ok(Self { moment, names })
     }

@@ -10,6 +10,7 @@ use journal::record::Time;
 
 use super::super::tree::{Child, Tree};
 use crate::restore::plan::{Kind, Node, NodeIndex, Plan};
+use crate::spill;
 
 /// Bytes of a block, in which space is counted.
 pub(super) const BLOCK_BYTES: u32 = 4096;
@@ -47,11 +48,11 @@ pub(super) struct Space {
 impl<'a> View<'a> {
     pub(super) fn new(tree: Tree<'a>) -> Self {
         let plan = tree.plan();
-        let mut data_bytes = vec![0_u64; plan.nodes.len()];
+        let mut data_bytes = spill::within(|| vec![0_u64; plan.nodes.len()]);
         for piece in &plan.pieces {
             data_bytes[piece.node as usize] += u64::from(piece.length);
         }
-        let mut directories = vec![0_u32; plan.nodes.len()];
+        let mut directories = spill::within(|| vec![0_u32; plan.nodes.len()]);
         for node in plan.indices() {
             if node != Plan::ROOT && plan.is_directory(node) {
                 directories[plan.parent(node) as usize] += 1;
