@@ -4,6 +4,7 @@ mod bench;
 mod hostile;
 mod media;
 mod past;
+mod spill;
 mod stepwise;
 
 use journal::record::{Attributes, Op};
