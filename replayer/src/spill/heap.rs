@@ -105,6 +105,7 @@ impl SpillingHeap {
     }
 
     /// Whether an address lies in the arena.
+    #[inline]
     pub(super) fn is_in_arena(&self, address: usize) -> bool {
         address.wrapping_sub(self.start.load(Relaxed)) < self.reserved_bytes.load(Relaxed)
     }
@@ -115,6 +116,7 @@ impl SpillingHeap {
     }
 
     /// Whether so many bytes more of a fold do not belong into the heap.
+    #[inline]
     fn is_beyond(&self, bytes: usize) -> bool {
         IS_FOLDING.get() && {
             let more = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -159,6 +161,7 @@ impl SpillingHeap {
         ptr::null_mut()
     }
 
+    #[inline]
     fn count(&self, bytes: i64) {
         let untold = UNTOLD.get() + bytes;
         if untold.abs() < STEP_BYTES {
@@ -173,6 +176,7 @@ impl SpillingHeap {
     ///
     /// # Safety
     /// The size of the layout is not 0.
+    #[inline]
     unsafe fn allocate(&self, layout: Layout, from_system: impl FnOnce() -> *mut u8) -> (*mut u8, bool) {
         if self.is_beyond(layout.size()) {
             // SAFETY: the caller's promise is the same.
@@ -197,6 +201,7 @@ impl SpillingHeap {
 }
 
 /// Bytes that an allocation takes of the heap: glibc has 8 of its own with each, and gives multiples of 16.
+#[inline]
 fn weight(size: usize) -> i64 {
     i64::try_from(size.saturating_add(8).next_multiple_of(16)).unwrap_or(i64::MAX)
 }
