@@ -1,8 +1,8 @@
 //! The fold: records in order to state. Pure: no input, no output, no clock.
 //!
 //! State is what the tree is at a moment: inodes, the names that lead to them, and for every byte of content the record that
-//! wrote it last. Memory: some 300 bytes an inode, 60 and its length for a name, 60 an extent that survives; nothing for what was
-//! overwritten. Without content, the extents are left out, and what is needed follows the number of inodes and names alone.
+//! wrote it last. Memory: some 300 bytes an inode, 60 and its length for a name, 60 an extent that survives, 300 for the first one of a file;
+//! nothing for what was overwritten. Without content, the extents are left out, and what is needed follows the number of inodes and names alone.
 
 mod extents;
 #[cfg(test)]

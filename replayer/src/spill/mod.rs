@@ -6,10 +6,9 @@
 //! system up to `--memory-max`, and for allocations within [`within`] from a shared mapping of the file beyond it ([`arena`]). The kernel writes
 //! such pages out where memory is short, so that the fold becomes as slow as that disk and is never killed.
 //!
-//! How it scales, measured with `replayer plan` on journals that `history` made (peak of all that is resident, in a heap without a bound): 1.7 GB for a
+//! How it scales, measured with `replayer plan` on journals that `history` made (peak of all that is resident, in a heap without a bound): 1 GB for a
 //! million files with one short name and a few bytes each; 80 MB for a million records that still show in the end; nothing for a record that was
-//! overwritten. In the file it is up to a quarter more. Whatever the bound, some 25 MiB
-//! stay in the heap for what is read and decoded, and more where row groups are large: `--memory-max` counts them, and cannot move them.
+//! overwritten. In the file it is up to a quarter more. Whatever the bound, some 25 MiB stay in the heap for what is read and decoded, and more where row groups are large: `--memory-max` counts them, and cannot move them.
 //!
 //! What else is as large as the tree goes the same way, as long as nothing was written: the lists that `ls`, `find` and `diff` make for their output, and
 //! what a mount keeps for each inode. What a restore keeps of each inode while it writes (16 bytes), what `rehearse` compares, and the steps of
