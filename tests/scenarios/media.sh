@@ -70,9 +70,9 @@ ls /m2/*/*.index > "$out" 2>&1 && ok || bad "no index on the second medium"
 
 echo "-- a medium for copies fills, another one is away"
 copied near waits "medium near-1 * is full: label another empty one with \`recorder media label DIR --copies --pool near\`*"
+patience=180 expect 0 "" recorder flush --wait
 expect 32 "pool near has not all copies" recorder check --stale-s 1
 expect 0 "copies   pool near up to" recorder status
-patience=180 expect 0 "" recorder flush --wait
 copied far segments_behind 0
 away /m5
 away /c1

@@ -169,6 +169,8 @@ impl Output {
             .is_some_and(|changer| changer.change(next_index))
         {
             self.writer.medium_changed();
+            // What the one before refused says nothing of this one.
+            *lock(&self.shared.waits) = None;
         }
     }
 

@@ -1,11 +1,13 @@
 //! The medium fails in every way that media do, below the store: the recorder goes on spooling, says what it needs, and goes on when the
 //! medium is back. What it reported as durable is there when everything that was not synced is lost.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use journal::Label;
 use journal::record::Op;
 use journal::store::disk::{Disk, SystemDisk};
 use journal::store::faults::{FaultDisk, On, What};
@@ -14,6 +16,7 @@ use rustix::io::Errno;
 use super::medium::MOUNT_POINT;
 use super::rig::{Medium, Remains, Rig, TOO_LONG, UUID, holes, last, limits, records};
 use crate::cli::exit::{MEDIUM_FULL, MEDIUM_NEEDED, code_of};
+use crate::pipeline::Changer;
 
 fn begun(seed: u64) -> (FaultDisk, Rig) {
     let disk = FaultDisk::new(Path::new(MOUNT_POINT), seed);
@@ -269,4 +272,58 @@ fn a_spool_that_fails_stops_the_recorder_and_loses_nothing() {
         let rig = remains.resume();
         well_again(&medium, rig, &what);
     }
+}
+
+/// Puts one that does not come back from a write in the place of one that is full.
+struct NextHangs {
+    medium: Medium,
+    is_full: AtomicBool,
+}
+
+impl Changer for NextHangs {
+    fn is_ejecting(&self) -> bool {
+        false
+    }
+    fn is_over(&self) -> bool {
+        false
+    }
+    fn finish(&self, _next_index: u64, is_full: bool) {
+        self.is_full.store(is_full, Ordering::SeqCst);
+    }
+    fn change(&self, _next_index: u64) -> bool {
+        let is_full = self.is_full.swap(false, Ordering::SeqCst);
+        if is_full {
+            self.medium.hangs.store(true, Ordering::SeqCst);
+            self.medium.memory.repair();
+        }
+        is_full
+    }
+    fn why_not(&self) -> Option<String> {
+        None
+    }
+}
+
+#[test]
+fn what_a_full_medium_refused_is_not_said_of_the_next() {
+    let mut medium = Medium::default();
+    Label::ensure(&medium, b"replayer", 0).unwrap();
+    medium.changer = Some(Arc::new(NextHangs {
+        medium: medium.clone(),
+        is_full: AtomicBool::new(false),
+    }));
+    let remains = Remains::before(medium, Arc::new(SystemDisk), tempfile::tempdir().unwrap());
+    let rig = Rig::start(remains, limits(), None, None).ok().unwrap();
+    rig.captured(10, 3000);
+    rig.flush();
+    rig.medium.fail(ErrorKind::StorageFull);
+    rig.captured(10, 3000);
+    rig.until("the next one is written to, and nothing is said of it", |rig| {
+        rig.medium.hangs.load(Ordering::SeqCst) && rig.handle.status().error().is_none()
+    });
+    rig.medium.hangs.store(false, Ordering::SeqCst);
+    rig.flush();
+    let newest = rig.handle.status().captured_seq;
+    let (result, medium, _spool) = rig.stop();
+    result.unwrap();
+    assert!(last(&records(&medium)) >= newest);
 }

@@ -12,6 +12,7 @@ use journal::store::memory::{Failure, MemoryStore};
 use journal::store::{Append, DirStore, ObjectInfo, ObjectKind, ReadAt, Store};
 
 use crate::daemon::medium::Medium as Labelled;
+use crate::pipeline::Changer;
 
 /// Where a medium on a disk that fails is mounted.
 pub(super) const MOUNT_POINT: &str = "/medium";
@@ -26,6 +27,8 @@ pub(super) struct Medium {
     pub(super) hangs: Arc<AtomicBool>,
     /// What it is instead of one in memory.
     pub(super) place: Option<Arc<dyn Store>>,
+    /// Who puts another one in its place.
+    pub(super) changer: Option<Arc<dyn Changer>>,
 }
 
 impl Medium {

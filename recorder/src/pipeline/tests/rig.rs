@@ -244,7 +244,7 @@ impl Rig {
             spool_dir: spool.path().to_owned(),
             spool_bytes_max: 4 * limits.spool_file_bytes,
             store: Arc::new(Watched(medium.clone(), Place::Medium)),
-            changer: None,
+            changer: medium.changer.clone(),
             signer: None,
             recipients: None,
             events: Ring::of(&kernel),
