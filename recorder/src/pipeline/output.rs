@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use journal::record::{Op, Record};
-use journal::{CheckpointOf, Error, Head, Writer};
+use journal::{CheckpointOf, Error, Head, SealedSegment, Writer};
 
 use super::Changer;
 use super::shared::{Shared, Waits, lock};
@@ -16,6 +16,8 @@ use crate::pulse;
 
 /// About what a record takes in memory beside its data.
 const RECORD_BYTES: u64 = 512;
+/// Records of so many bytes are one segment, however often a medium was full: the next one, which may come late, is not to get hundreds of small ones.
+const PART_BYTES_MIN: u64 = 8 << 20;
 
 /// Writes records to the medium and keeps them until they are sealed there.
 pub(super) struct Output {
@@ -28,6 +30,8 @@ pub(super) struct Output {
     unsealed: Vec<Record>,
     unsealed_since: Option<Instant>,
     unsealed_bytes: u64,
+    /// Bytes of them that are sealed as one segment, where a medium was full: even a blank one may be too small for all of them.
+    part_bytes: u64,
     /// Numbers after everything that is sealed, as one record that says nothing: not worth a segment of their own.
     quiet: Option<Record>,
 }
@@ -43,6 +47,7 @@ impl Output {
             unsealed: Vec::new(),
             unsealed_since: None,
             unsealed_bytes: 0,
+            part_bytes: u64::MAX,
             quiet: None,
         }
     }
@@ -121,24 +126,28 @@ impl Output {
         loop {
             match self.writer.seal() {
                 Ok(sealed) => {
-                    if let Some(sealed) = sealed {
-                        self.shared.segments.fetch_add(1, Ordering::Relaxed);
-                        self.shared
-                            .bytes_written
-                            .fetch_add(sealed.bytes, Ordering::Relaxed);
-                        // Only what the medium took proves that it is well again.
-                        *lock(&self.shared.waits) = None;
-                    }
+                    self.count(sealed);
                     break;
                 }
                 Err(error) => self.again(error)?,
             }
         }
         self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.part_bytes = u64::MAX;
         self.unsealed.clear();
         self.unsealed_since = None;
         self.unsealed_bytes = 0;
         Ok(())
+    }
+
+    fn count(&self, sealed: Option<SealedSegment>) {
+        let Some(sealed) = sealed else { return };
+        self.shared.segments.fetch_add(1, Ordering::Relaxed);
+        self.shared
+            .bytes_written
+            .fetch_add(sealed.bytes, Ordering::Relaxed);
+        // Only what the medium took proves that it is well again.
+        *lock(&self.shared.waits) = None;
     }
 
     /// Where somebody wants to take the medium out, and nothing is begun on it, it may go. Then the next one is looked for, now and then.
@@ -180,10 +189,7 @@ impl Output {
             pulse::beat();
             match self.writer.seal_checkpoint(of, records) {
                 Ok(sealed) => {
-                    let bytes = sealed.map_or(0, |sealed| sealed.bytes);
-                    self.shared.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-                    self.shared.segments.fetch_add(1, Ordering::Relaxed);
-                    *lock(&self.shared.waits) = None;
+                    self.count(sealed);
                     self.shared.steps.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -202,8 +208,11 @@ impl Output {
                 Error::Io { .. } | Error::MediumNeeded(_) => MEDIUM_NEEDED,
                 _ => return Err(error).context("write to the medium"),
             };
-            if let (Error::MediumFull(_), Some(changer)) = (&error, &self.changer) {
-                changer.finish(self.writer.sealed_index() + 1, true);
+            if let Error::MediumFull(_) = error {
+                self.part_bytes = (self.part_bytes.min(self.unsealed_bytes) / 2).max(PART_BYTES_MIN);
+                if let Some(changer) = &self.changer {
+                    changer.finish(self.writer.sealed_index() + 1, true);
+                }
             }
             let next = self.changer.as_ref().and_then(|changer| changer.why_not());
             let why = match next {
@@ -231,16 +240,32 @@ impl Output {
             pulse::beat();
             self.shared.steps.fetch_add(1, Ordering::Relaxed);
             self.change();
-            match self
-                .unsealed
-                .iter()
-                .try_for_each(|record| self.writer.push(record))
-            {
+            match self.push_again() {
                 // It is well again when something is sealed.
                 Ok(()) => return Ok(()),
                 Err(again) => error = again,
             }
         }
+    }
+
+    /// Pushes again what was not sealed, and seals parts of it where a medium was full.
+    fn push_again(&mut self) -> Result<(), Error> {
+        let (mut pushed, mut bytes) = (0, 0);
+        while let Some(record) = self.unsealed.get(pushed) {
+            self.writer.push(record)?;
+            pushed += 1;
+            bytes += weight(record);
+            if bytes >= self.part_bytes {
+                let sealed = self.writer.seal()?;
+                self.count(sealed);
+                pulse::beat();
+                self.shared.steps.fetch_add(1, Ordering::Relaxed);
+                self.unsealed.drain(..pushed);
+                self.unsealed_bytes = self.unsealed_bytes.saturating_sub(bytes);
+                (pushed, bytes) = (0, 0);
+            }
+        }
+        Ok(())
     }
 }
 

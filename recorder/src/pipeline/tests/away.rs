@@ -14,9 +14,9 @@ use journal::store::faults::{FaultDisk, On, What};
 use rustix::io::Errno;
 
 use super::medium::MOUNT_POINT;
-use super::rig::{Medium, Remains, Rig, TOO_LONG, UUID, holes, last, limits, records};
+use super::rig::{Medium, Remains, Rig, TOO_LONG, UUID, holes, last, limits, records, write_event};
 use crate::cli::exit::{MEDIUM_FULL, MEDIUM_NEEDED, code_of};
-use crate::pipeline::Changer;
+use crate::pipeline::{Changer, Limits};
 
 fn begun(seed: u64) -> (FaultDisk, Rig) {
     let disk = FaultDisk::new(Path::new(MOUNT_POINT), seed);
@@ -326,4 +326,35 @@ fn what_a_full_medium_refused_is_not_said_of_the_next() {
     let (result, medium, _spool) = rig.stop();
     result.unwrap();
     assert!(last(&records(&medium)) >= newest);
+}
+
+#[test]
+fn what_finds_no_room_as_one_segment_is_sealed_as_several() {
+    let rig = Rig::with(Limits {
+        seal_after: TOO_LONG,
+        segment_bytes: 64 << 20,
+        unsealed_bytes_max: 64 << 20,
+        ..limits()
+    });
+    rig.captured(10, 100);
+    rig.flush();
+    rig.medium.room_bytes.store(10 << 20, Ordering::SeqCst);
+    for _ in 0..24 {
+        let seq = rig.number();
+        let mut event = write_event(seq, 10, 1 << 20);
+        let head = event.len() - (1 << 20);
+        fastrand::Rng::with_seed(seq).fill(&mut event[head..]);
+        rig.arrive(event);
+    }
+    rig.flush();
+    let status = rig.handle.status();
+    assert!(
+        status.error().is_none() && status.segments >= 4,
+        "{}",
+        status.segments
+    );
+    let (result, medium, _spool) = rig.stop();
+    result.unwrap();
+    let records = records(&medium);
+    assert!(holes(&records).is_empty() && last(&records) >= status.captured_seq);
 }

@@ -25,6 +25,8 @@ pub(super) struct Medium {
     pub(super) slow_ms: Arc<AtomicU64>,
     /// Writes do not come back.
     pub(super) hangs: Arc<AtomicBool>,
+    /// Bytes of the largest object that finds room, if not 0.
+    pub(super) room_bytes: Arc<AtomicU64>,
     /// What it is instead of one in memory.
     pub(super) place: Option<Arc<dyn Store>>,
     /// Who puts another one in its place.
@@ -57,6 +59,8 @@ impl Store for Medium {
         Ok(Box::new(Hanging {
             object: self.store().create(name, kind)?,
             hangs: Arc::clone(&self.hangs),
+            written_bytes: 0,
+            room_bytes: Some(self.room_bytes.load(Ordering::SeqCst)).filter(|room| *room > 0),
         }))
     }
     fn list(&self) -> io::Result<Vec<ObjectInfo>> {
@@ -79,12 +83,18 @@ impl Store for Medium {
 struct Hanging {
     object: Box<dyn Append>,
     hangs: Arc<AtomicBool>,
+    written_bytes: u64,
+    room_bytes: Option<u64>,
 }
 
 impl Write for Hanging {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         while self.hangs.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(10));
+        }
+        self.written_bytes += bytes.len() as u64;
+        if self.room_bytes.is_some_and(|room| self.written_bytes > room) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         self.object.write(bytes)
     }
