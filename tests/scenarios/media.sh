@@ -62,7 +62,9 @@ mkdir /a/keep && cp -a /etc /a/keep/
 recording 1 attach /a --spool /work/spool --medium /m1 --medium /m2 --medium /m3 $copies
 medium_is tape-1
 grow first 25; moment one
-grow second 25; grow first 20
+# Together they do not fit, each of them does.
+grow second 25; patience=180 expect 0 durable recorder flush --wait
+grow first 20
 medium_is tape-2
 rm -r /a/keep/etc/apt; ln /a/second /a/linked
 moment two
