@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use super::volume::{STATE_RECORDING, STOP_INTERVAL, Session};
 use crate::pulse;
 
-/// Bytes of data that are handed over at once: one segment.
-const PORTION_BYTES: u64 = 32 << 20;
+/// Bytes of data that are handed over at once: one segment, which fits on every medium that is taken (`MEDIUM_BYTES_MIN`).
+const PORTION_BYTES: u64 = 16 << 20;
 /// Records that are handed over at once.
 const PORTION_RECORDS: usize = 100_000;
 /// Time between two looks whether one is due.

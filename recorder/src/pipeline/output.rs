@@ -16,7 +16,8 @@ use crate::pulse;
 
 /// About what a record takes in memory beside its data.
 const RECORD_BYTES: u64 = 512;
-/// Records of so many bytes are one segment, however often a medium was full: the next one, which may come late, is not to get hundreds of small ones.
+/// Records of so many bytes are one segment, however often a medium was full: it fits on every medium that is taken (`MEDIUM_BYTES_MIN`), and the next one,
+/// which may come late, does not get hundreds of small ones.
 const PART_BYTES_MIN: u64 = 8 << 20;
 
 /// Writes records to the medium and keeps them until they are sealed there.
