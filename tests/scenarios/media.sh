@@ -1,7 +1,7 @@
 #!/bin/bash
 # A journal goes on over media: full, ejected, changed in one drive, away; with a copy in each of two pools, of which one fills a medium and one is
 # away for a while; and is restored from all of them, asked for by name, and from the copies alone. One boot:
-# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 96 --disk 96 --disk 96 --disk 96 --disk 512 --disk 64 --disk 256 --timeout 1500 --script FILE`;
+# `cargo xtask vm run --binaries --disk 512 --disk 2048 --disk 96 --disk 96 --disk 96 --disk 96 --disk 512 --disk 64 --disk 256 --timeout 900 --script FILE`;
 # elsewhere with `--kernel-args "tapeworm.fs=xfs"`.
 set -u
 

@@ -12,7 +12,7 @@ use crate::vm::kernel::KernelLine;
 use crate::vm::run::{self, Scripted};
 
 /// Time that a machine may take, seconds; one that does more than is done on every change; and one whose processors take turns, too.
-const MACHINE_TIME_MAX_S: u64 = 1500;
+const MACHINE_TIME_MAX_S: u64 = 900;
 const LONG_TIME_MAX_S: u64 = 10_800;
 const IN_TURNS_TIME_MAX_S: u64 = 21_600;
 

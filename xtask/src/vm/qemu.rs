@@ -10,6 +10,9 @@ use super::kvm;
 use super::machine::Machine;
 use crate::programs::Programs;
 
+/// Raised when another QEMU is wanted than the one in the cache.
+const CACHE_VERSION: u32 = 1;
+
 impl Machine<'_> {
     /// Everything but starting it: disks by their serial numbers, ports by their names.
     pub(super) fn qemu(&self) -> Result<Command> {
@@ -107,9 +110,6 @@ pub(super) fn emulator() -> Result<Command> {
     }
     Ok(cmd)
 }
-
-/// Raised when another QEMU is wanted than the one in the cache.
-const CACHE_VERSION: u32 = 1;
 
 /// Emulation that works everywhere. Without a PMU, which kernels would try to use and fail.
 pub(super) const TCG: [&str; 4] = ["-accel", "tcg,thread=multi", "-cpu", "max,pmu=off"];
