@@ -309,30 +309,38 @@ fn a_plugin_says_one_line_whatever_the_medium_says() {
     assert!(line.contains("'/it''s_here holes'=0"), "{line}");
 }
 
+/// A pool that is behind, on a medium that is there or not.
+fn behind(behind_s: u64, waits: &str, there: Vec<MediumThere>) -> CopiesStatus {
+    let pool = PoolStatus {
+        pool: "near".to_owned(),
+        there,
+        segments_behind: 2,
+        behind_s,
+        waits: Some(waits.to_owned()),
+        ..PoolStatus::default()
+    };
+    CopiesStatus {
+        pools: vec![pool],
+        ..CopiesStatus::default()
+    }
+}
+
 #[test]
 fn a_copy_that_waits_for_too_long_is_a_warning_and_names_the_pool() {
-    let there = MediumThere {
-        path: "/media/b".to_owned(),
-        ..MediumThere::default()
-    };
     let with = |behind_s, without_pool_s, trouble: Option<&str>| {
         of(|volume| {
-            let near = PoolStatus {
-                pool: "near".to_owned(),
-                there: vec![there.clone()],
-                segments_behind: 2,
-                behind_s,
-                waits: Some("medium near-1 is full: label another".to_owned()),
-                ..PoolStatus::default()
-            };
             volume.copies = Some(CopiesStatus {
-                pools: vec![near],
                 places: vec![PlaceStatus {
                     path: "/media/b".to_owned(),
                     why: "no label".to_owned(),
                 }],
                 without_pool_s,
                 trouble: trouble.map(str::to_owned),
+                ..behind(
+                    behind_s,
+                    "medium near-1 is full: label another",
+                    vec![MediumThere::default()],
+                )
             });
         })
     };
@@ -357,21 +365,7 @@ fn a_copy_that_waits_for_too_long_is_a_warning_and_names_the_pool() {
 
 #[test]
 fn a_pool_that_is_kept_elsewhere_may_stay_behind_for_longer() {
-    let with = |behind_s| {
-        of(|volume| {
-            let far = PoolStatus {
-                pool: "far".to_owned(),
-                segments_behind: 2,
-                behind_s,
-                waits: Some("no medium of pool far is at /media/b: mount one there".to_owned()),
-                ..PoolStatus::default()
-            };
-            volume.copies = Some(CopiesStatus {
-                pools: vec![far],
-                ..CopiesStatus::default()
-            });
-        })
-    };
+    let with = |behind_s| of(|volume| volume.copies = Some(behind(behind_s, "mount one there", Vec::new())));
     assert_eq!(with(3600).level, Level::Ok);
     let late = with(3601);
     assert_eq!((late.level, late.code), (Level::Warning, STALE));

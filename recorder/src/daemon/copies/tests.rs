@@ -1,136 +1,19 @@
 //! What is copied, to which media, and what is said where that does not work.
 
+mod rig;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use journal::store::disk::SystemDisk;
 use journal::store::faults::{FaultDisk, On, What};
 use journal::store::{DirStore, Store};
-use journal::{Label, Naming, Reader, Writer};
+use journal::{Label, Naming, Reader};
 use rustix::io::Errno;
 
+use self::rig::{Free, Rig, catalog_of, segments};
 use super::super::shelf::Shelf;
-use super::super::shelf::tests::{Room, UUID, write, writer};
+use super::super::shelf::tests::UUID;
 use super::*;
 use crate::media::catalog::Catalog;
-use crate::status::PoolStatus;
-
-/// Lets a copier do what it can.
-#[derive(Default)]
-struct Free {
-    status: Mutex<CopiesStatus>,
-    wait: Option<String>,
-    is_news: bool,
-}
-
-impl Orders for Free {
-    fn go_on(&self, _at: &Path) -> bool {
-        true
-    }
-
-    fn is_called(&self) -> bool {
-        false
-    }
-
-    fn is_news(&self) -> bool {
-        self.is_news
-    }
-
-    fn is_awaited(&self) -> bool {
-        true
-    }
-
-    fn wait(&self) -> Option<String> {
-        self.wait.clone()
-    }
-
-    fn report(&self, status: CopiesStatus) {
-        *self.status.lock().unwrap() = status;
-    }
-}
-
-/// A volume whose journal is written to a medium of pool "tapes", and places for copies.
-struct Rig {
-    room: Room,
-    shelf: Arc<Shelf>,
-    writer: Writer,
-    copier: Copier,
-    seq: u64,
-}
-
-impl Rig {
-    fn new(places: &[&str]) -> Self {
-        Self::on(places, Box::new(|path| Ok(DirStore::open(path)?)))
-    }
-
-    fn on(places: &[&str], open: targets::Open) -> Self {
-        let room = Room::new();
-        let shelf = room.shelf(room.label("one", "tapes", false), &["one", "two"]);
-        let places = places.iter().map(|name| room.path(name)).collect();
-        let chain = shelf.current().label.medium;
-        let copier = Copier::new(
-            Arc::clone(&shelf),
-            &chain,
-            &room.path("host").join("catalog.json"),
-            places,
-            open,
-        );
-        Self {
-            writer: writer(&shelf),
-            room,
-            shelf,
-            copier,
-            seq: 0,
-        }
-    }
-
-    /// As of a recorder that comes later.
-    fn copier_to(&self, places: Vec<PathBuf>, open: targets::Open) -> Copier {
-        let chain = self.shelf.current().label.medium;
-        let catalog = self.room.path("host").join("catalog.json");
-        Copier::new(Arc::clone(&self.shelf), &chain, &catalog, places, open)
-    }
-
-    fn seal(&mut self, count: u64) {
-        for _ in 0..count {
-            self.seq += 1;
-            self.writer.push(&write(self.seq)).unwrap();
-            self.writer.seal().unwrap().unwrap();
-        }
-    }
-
-    fn round(&mut self) -> CopiesStatus {
-        let orders = Free::default();
-        self.copier.look_at_left();
-        assert!(self.copier.round(&orders));
-        orders.status.into_inner().unwrap()
-    }
-
-    /// After a round, the one pool.
-    fn pool(&mut self) -> PoolStatus {
-        let status = self.round();
-        let [pool] = &status.pools[..] else {
-            panic!("{status:?}")
-        };
-        pool.clone()
-    }
-
-    fn store(&self, name: &str) -> DirStore {
-        DirStore::open(&self.room.path(name)).unwrap()
-    }
-
-    fn segments(&self, name: &str) -> Vec<u64> {
-        segments(&self.store(name))
-    }
-
-    fn catalog(&self) -> Catalog {
-        Catalog::read_from(&SystemDisk, &self.room.path("host").join("catalog.json")).unwrap()
-    }
-}
-
-fn segments(store: &dyn Store) -> Vec<u64> {
-    let copyable = journal::Copyable::of(&store.list().unwrap(), UUID);
-    copyable.segments.into_iter().collect()
-}
 
 /// What is wrong with the copies on media together.
 fn problems(stores: Vec<DirStore>) -> Vec<String> {
@@ -232,7 +115,7 @@ fn what_is_no_medium_for_copies_is_said_and_takes_nothing() {
     rig.room.label("own", "tapes", true);
     let mut retired = catalog::Medium::new(&rig.room.label("retired", "near", true).label);
     retired.retired = Some(1);
-    Catalog::change_at(&rig.room.path("host").join("catalog.json"), |catalog| {
+    Catalog::change_at(&catalog_of(&rig.room), |catalog| {
         catalog.put(retired);
         Ok(())
     })
@@ -265,18 +148,7 @@ fn what_is_no_medium_for_copies_is_said_and_takes_nothing() {
 #[test]
 fn where_one_is_full_its_successor_takes_the_rest_and_nothing_twice() {
     let mut rig = Rig::new(&["b", "c"]);
-    let disk = FaultDisk::new(&rig.room.path("b"), 7);
-    let on_disk = disk.clone();
-    let full = rig.room.path("b");
-    rig.copier = rig.copier_to(
-        vec![full.clone(), rig.room.path("c")],
-        Box::new(move |path| {
-            Ok(match path == full {
-                true => DirStore::on(Arc::new(on_disk.clone()), path),
-                false => DirStore::open(path)?,
-            })
-        }),
-    );
+    let disk = rig.on_faulty("b", "c");
     let b = DirStore::on(Arc::new(disk.clone()), &rig.room.path("b"));
     copies_label(&b, "first", "near");
     rig.seal(2);
@@ -376,17 +248,7 @@ fn whichever_call_to_a_medium_fails_the_next_round_makes_up_for_it() {
 #[test]
 fn a_medium_that_fails_time_and_again_is_left_alone_for_a_while() {
     let mut rig = Rig::new(&["b", "c"]);
-    let disk = FaultDisk::new(&rig.room.path("b"), 7);
-    let (on_disk, bad) = (disk.clone(), rig.room.path("b"));
-    rig.copier = rig.copier_to(
-        vec![bad.clone(), rig.room.path("c")],
-        Box::new(move |path| {
-            Ok(match path == bad {
-                true => DirStore::on(Arc::new(on_disk.clone()), path),
-                false => DirStore::open(path)?,
-            })
-        }),
-    );
+    let disk = rig.on_faulty("b", "c");
     let b = DirStore::on(Arc::new(disk.clone()), &rig.room.path("b"));
     copies_label(&b, "b", "near");
     rig.room.label("c", "far", true);
